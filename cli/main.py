@@ -29,6 +29,9 @@ COMMANDS = {
         "precalign.cli.commands.analyze", "Tell how many bits of a dumped KV cache decode attention needs."
     ),
     "report": Entry("precalign.cli.commands.report", "Render a result directory again, without recomputing."),
+    "validate": Entry(
+        "precalign.cli.commands.validate", "Prove that the CUDA kernels do what the rule says, with or without a GPU."
+    ),
     "recordings": Entry(
         "precalign.cli.commands.recordings", "Compare recorded results of GPU matrix units with their emulation."
     ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +9,9 @@ import click
 
 from precalign.cli.options import dump_options, open_from
 from precalign.cli.output import console, print_json
+from precalign.cli.progress import progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from precalign.analysis.plan import Options
 
 
@@ -63,7 +61,7 @@ def command(*, dump: Path, output: Path, overwrite: bool, as_json: bool, no_repo
     check_target(output, overwrite=overwrite)
     with open_from(dump, chosen) as opened:
         plan = make_plan(opened, _options(chosen))
-        with _progress(plan.n_steps) as advance:
+        with progress("Analysing", plan.n_steps, "steps") as advance:
             summary = analyze(plan, output, overwrite=overwrite, progress=advance, render=None if no_report else _page)
     if as_json:
         print_json(summary)
@@ -86,25 +84,6 @@ def _options(chosen: dict[str, Any]) -> Options:
         jobs=chosen["jobs"] or default_jobs(),
         skip_nonfinite=chosen["skip_nonfinite"],
     )
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """Show progress with the time left, on a terminal only."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    out = console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("steps,"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-    )
-    with Progress(*columns, console=out, disable=not out.is_terminal, transient=True) as shown:
-        task = shown.add_task("Analysing", total=total)
-        yield lambda steps: shown.update(task, advance=steps)
 
 
 def _page(directory: Path) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from precalign.errors import UnavailableError
-from precalign.gpu.kernels.config import headers, source
+from precalign.gpu.kernels.config import KERNELS, sources
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +24,11 @@ OPTIONS = ("--fmad=false", "-lineinfo", "-std=c++17", "-default-device")
 class CupyDevice:
     """The current CUDA device.
 
+    Parameters
+    ----------
+    texts : dict of str to str, optional
+        CUDA sources and headers by name; those of the package if not given.
+
     Raises
     ------
     UnavailableError
@@ -32,7 +37,8 @@ class CupyDevice:
 
     name = "gpu"
 
-    def __init__(self) -> None:
+    def __init__(self, texts: dict[str, str] | None = None) -> None:
+        self.texts = tuple(sorted((sources() if texts is None else texts).items()))
         try:
             import cupy
         except ImportError as error:
@@ -71,7 +77,7 @@ class CupyDevice:
 
     def kernel(self, config: KernelConfig, entry: str) -> Any:  # noqa: ANN401 - a Launch
         """Compile one entry point for this device."""
-        return _compiled(self._cupy, config, entry)
+        return _compiled(self._cupy, config, entry, self.texts)
 
 
 def _torch_int16(array: Any) -> Any:  # noqa: ANN401 - reached through the tensor, so that torch is not imported here
@@ -79,10 +85,11 @@ def _torch_int16(array: Any) -> Any:  # noqa: ANN401 - reached through the tenso
 
 
 @lru_cache(maxsize=256)
-def _compiled(cupy: Any, config: KernelConfig, entry: str) -> Any:  # noqa: ANN401 - CuPy has no types
+def _compiled(cupy: Any, config: KernelConfig, entry: str, named: tuple[tuple[str, str], ...]) -> Any:  # noqa: ANN401 - CuPy has no types
     options = (*OPTIONS, *(f"-D{name}={value}" for name, value in config.macros().items()))
-    text = source(entry)
-    for name, header in headers().items():  # NVRTC under CuPy takes no virtual headers
+    texts = dict(named)
+    text = texts[KERNELS[entry]]
+    for name, header in texts.items():  # NVRTC under CuPy takes no virtual headers
         text = text.replace(f'#include "{name}"', header.replace("#pragma once", ""))
     function = cupy.RawModule(code=text, options=options).get_function(entry)
 

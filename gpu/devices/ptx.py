@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from precalign.gpu.kernels.config import KERNELS, headers, source
+from precalign.gpu.kernels.config import KERNELS, sources
 from precalign.gpu.ptx import Kernel, Report
 
 if TYPE_CHECKING:
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 
 @lru_cache(maxsize=256)
-def _compiled(config: KernelConfig, entry: str) -> Kernel:
-    return Kernel(source(entry), entry, headers(), config.macros(), file=KERNELS[entry])
+def _compiled(config: KernelConfig, entry: str, texts: tuple[tuple[str, str], ...]) -> Kernel:
+    named = dict(texts)
+    headers = {name: text for name, text in texts if name.endswith(".cuh")}
+    return Kernel(named[KERNELS[entry]], entry, headers, config.macros(), file=KERNELS[entry])
 
 
 class PtxDevice:
@@ -31,6 +33,8 @@ class PtxDevice:
     ----------
     seed : int, optional
         Draws the order of blocks and warps of every launch.
+    texts : dict of str to str, optional
+        CUDA sources and headers by name; those of the package if not given.
 
     Attributes
     ----------
@@ -40,8 +44,9 @@ class PtxDevice:
 
     name = "cpu"
 
-    def __init__(self, seed: int | None = None) -> None:
+    def __init__(self, seed: int | None = None, texts: dict[str, str] | None = None) -> None:
         self.seed = seed
+        self.texts = tuple(sorted((sources() if texts is None else texts).items()))
         self.reports: dict[str, Report] = {}
 
     def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any] | type) -> Array:
@@ -66,7 +71,7 @@ class PtxDevice:
 
     def kernel(self, config: KernelConfig, entry: str) -> Any:  # noqa: ANN401 - a Launch
         """Compile one entry point."""
-        kernel = _compiled(config, entry)
+        kernel = _compiled(config, entry, self.texts)
 
         def launch(grid: tuple[int, int, int], block: int, arguments: Sequence[Any]) -> None:
             report = kernel(grid, block, arguments, seed=self.seed)

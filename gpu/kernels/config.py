@@ -7,10 +7,12 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from precalign.decode import exp2
-from precalign.errors import UnavailableError
+from precalign.errors import InputError, UnavailableError
 from precalign.formats import BFLOAT16, BINARY16
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from precalign.formats import Format
 
 KERNELS = {
@@ -90,16 +92,28 @@ def _require(what: str, given: object, supported: object) -> None:
         raise UnavailableError(f"no kernel for {what} {given}", hint=f"supported: {listed}")
 
 
-def source(entry: str) -> str:
-    """Return the CUDA source that defines an entry point."""
-    return _text(KERNELS[entry])
+def sources(folder: Path | None = None) -> dict[str, str]:
+    """Return the CUDA sources and headers, by file name.
 
+    Parameters
+    ----------
+    folder : Path, optional
+        A folder whose .cu and .cuh files stand in for those of the same name.
 
-def headers() -> dict[str, str]:
-    """Return the headers that the sources include, by name."""
-    folder = resources.files("precalign.gpu.kernels")
-    return {f.name: f.read_text(encoding="utf-8") for f in folder.iterdir() if f.name.endswith(".cuh")}
-
-
-def _text(name: str) -> str:
-    return resources.files("precalign.gpu.kernels").joinpath(name).read_text(encoding="utf-8")
+    Raises
+    ------
+    InputError
+        If the folder holds no such file, or one that no kernel uses.
+    """
+    shipped = resources.files("precalign.gpu.kernels")
+    texts = {f.name: f.read_text(encoding="utf-8") for f in shipped.iterdir() if f.name.endswith((".cu", ".cuh"))}
+    if folder is None:
+        return texts
+    own = {path.name: path for path in sorted(folder.glob("*.cu*")) if path.suffix in (".cu", ".cuh")}
+    if not own or not own.keys() <= texts.keys():
+        found = ", ".join(sorted(own.keys() - texts.keys())) or "no .cu or .cuh file"
+        raise InputError(
+            f"{folder}: {found}: not one of the kernels' sources",
+            hint="files that may stand in: " + ", ".join(sorted(texts)),
+        )
+    return texts | {name: path.read_text(encoding="utf-8") for name, path in own.items()}

@@ -245,12 +245,13 @@ MUTANTS = (
         "__fadd_rn(sum, __shfl_down_sync(ALL_LANES, sum, WARP / 2 / offset))",
     ),
     # Arithmetic that is not the stated one.
+    # mul and add instead of the scores' fma would be no defect: the product of two 16-bit codes is exact in binary32.
     Mutant(
-        "fma-contracted-away",
+        "scores-round-toward-zero",
         "arithmetic",
         "keys.cu",
         "__fmaf_rn(q[channel][head], key, sums[head][i])",
-        "__fadd_rn(__fmul_rn(q[channel][head], key), sums[head][i])",
+        "__fmaf_rz(q[channel][head], key, sums[head][i])",
     ),
     Mutant(
         "values-not-fused",
