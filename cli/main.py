@@ -29,6 +29,10 @@ COMMANDS = {
         "precalign.cli.commands.analyze", "Tell how many bits of a dumped KV cache decode attention needs."
     ),
     "report": Entry("precalign.cli.commands.report", "Render a result directory again, without recomputing."),
+    "kernels": Entry(
+        "precalign.cli.commands.kernels",
+        "Compile CUDA kernels without a device; run them without a GPU, checked and measured.",
+    ),
     "validate": Entry(
         "precalign.cli.commands.validate", "Prove that the CUDA kernels do what the rule says, with or without a GPU."
     ),

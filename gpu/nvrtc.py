@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 OPTIONS = ("--fmad=false", "-lineinfo", "--ptxas-options=-v", "-default-device", "-std=c++17")
-ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 _HINT = "pip install 'precalign[kernels]'; no GPU is needed"
 
 
@@ -78,7 +77,7 @@ def _library() -> Any:  # noqa: ANN401 - the bindings have no types
         bindings = import_module("cuda.bindings.nvrtc")
     except ImportError as error:
         raise UnavailableError(f"no CUDA compiler: {error}", hint=_HINT) from error
-    for folder in _nvidia_folders("lib"):  # loaded first, so that the bindings need not guess where wheels live
+    for folder in nvidia_folders("lib"):  # loaded first, so that the bindings need not guess where wheels live
         for pattern in ("libnvrtc-builtins.so*", "libnvrtc.so*"):
             for file in sorted(folder.glob(pattern)):
                 ctypes.CDLL(str(file), ctypes.RTLD_GLOBAL)
@@ -89,7 +88,8 @@ def _library() -> Any:  # noqa: ANN401 - the bindings have no types
     return bindings
 
 
-def _nvidia_folders(leaf: str) -> list[Path]:
+def nvidia_folders(leaf: str) -> list[Path]:
+    """Return the folders of that name (lib, include, bin) in NVIDIA's installed wheels."""
     spec = importlib.util.find_spec("nvidia")
     roots = [] if spec is None else [Path(p) for p in spec.submodule_search_locations or ()]
     return [f for root in roots for f in (*root.glob(f"cu*/{leaf}"), *root.glob(f"cuda_*/{leaf}")) if f.is_dir()]
@@ -129,7 +129,7 @@ def compile_ptx(
     ----------
     source : str
     arch : str
-        One of `ARCHITECTURES`, or any other sm_NN that NVRTC knows.
+        sm_80 and so on, whatever NVRTC knows.
     headers, macros : mapping, optional
         Contents of include files by name; -D options.
     file : str
@@ -166,7 +166,7 @@ def _compile(source: str, arch: str, headers: dict[str, str], macros: dict[str, 
     names, texts = [n.encode() for n in headers], [t.encode() for t in headers.values()]
     program = _check(nvrtc.nvrtcCreateProgram(source.encode(), file.encode(), len(names), texts, names), file)
     try:
-        includes = [f"-I{folder}" for folder in _nvidia_folders("include")]
+        includes = [f"-I{folder}" for folder in nvidia_folders("include")]
         defines = [f"-D{name}={value}" for name, value in macros.items()]
         options = [o.encode() for o in (f"--gpu-architecture={arch}", *OPTIONS, *includes, *defines)]
         (code,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
