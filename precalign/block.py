@@ -166,7 +166,12 @@ class Block:
             scale=inputs.scale,
         )
 
-    def value_view(self, probs: NDArray[np.float32], value_max_exponents: NDArray[np.signedinteger]) -> ValueView:
+    def value_view(
+        self,
+        probs: NDArray[np.float32],
+        value_max_exponents: NDArray[np.signedinteger],
+        scores: NDArray[np.float32] | None = None,
+    ) -> ValueView:
         """Return what rules may know of the values, given the probabilities from their own scores."""
         return ValueView(
             layout=self.layout,
@@ -176,6 +181,8 @@ class Block:
             values=self.inputs.values[: self.seq_len],
             first=self.steps.first,
             visible=self.steps.visible,
+            split_tokens=self.split_tokens,
+            scores=scores,
         )
 
 
@@ -228,6 +235,7 @@ def _level_figures(
         prepass,
         block.group,
         *block.window,
+        one_pass=rule.one_pass,
     )
     return {
         "rule": str(rule),
@@ -248,12 +256,13 @@ def profile_block(reads: Reads, steps: Steps, rules: Sequence[Rule], split_token
     score_errors = [
         (largest_difference(s, full, *block.window), largest_difference(s, exact, *block.window)) for s in reduced
     ]
+    kept = [s.copy() if rule.reads_scores else None for rule, s in zip(rules, reduced, strict=True)]
     for s in (full, *reduced):
         block.softmax(s)
     softmax_binary64(exact, *block.window)
 
     value_max = window_max(inputs.value_exponents, *block.window)
-    views = [block.value_view(p, value_max) for p in reduced]
+    views = [block.value_view(p, value_max, s) for p, s in zip(reduced, kept, strict=True)]
     prepasses = [rule.prepass_tokens(view) for rule, view in zip(rules, views, strict=True)]
     decisions = zip(rules, views, prepasses, strict=True)
     value_levels = [rule.value_levels(view, prepass) for rule, view, prepass in decisions]

@@ -78,7 +78,7 @@ class StepTraffic:
     metadata : Transfer
         Running maxima that the rule reads, one byte each.
     prepass : Transfer
-        Values that a pre-pass reads before the decision, each query head apart.
+        Values that a pre-pass reads before the decision, each query head apart; for a one-pass rule the newest page's keys.
     scores_bytes, probs_bytes : ndarray[int64], (n_steps,)
         binary32 arrays written by one pass and read by the next.
     queries_bytes, outputs_bytes : ndarray[int64], (n_steps,)
@@ -253,6 +253,8 @@ def step_traffic(
     group: int,
     first: NDArray[np.int64],
     visible: NDArray[np.int64],
+    *,
+    one_pass: bool = False,
 ) -> StepTraffic:
     """Return the traffic of a block of decode steps.
 
@@ -271,6 +273,8 @@ def step_traffic(
         Query heads that share the reads.
     first, visible : ndarray[int64], (n_steps,)
         A step sees tokens [first, visible).
+    one_pass : bool
+        Whether scores and probabilities are never stored; the newest page's keys and token maxima are then read once more.
     """
     tokens, head_dim = visible - first, key_levels.shape[1]
     level_bits = np.array(layout.levels, np.int64)
@@ -279,6 +283,10 @@ def step_traffic(
     prepass = (
         Transfer.zeros(len(first)) if prepass_tokens is None else prepass_transfer(prepass_tokens, layout, head_dim)
     )
+    if one_pass:
+        newest = np.maximum(first, (visible - 1) // PAGE_TOKENS * PAGE_TOKENS)
+        prepass += key_transfer(key_levels, layout, newest, visible) + Transfer.range(newest, visible)
+    stored = np.zeros_like(tokens) if one_pass else 2 * 4 * group * tokens
     return StepTraffic(
         key_ideal_bits=key_level_channels @ level_bits * tokens,
         value_ideal_bits=value_level_tokens @ level_bits * head_dim,
@@ -288,8 +296,8 @@ def step_traffic(
         full_values=full,
         metadata=metadata_transfer(metadata, head_dim, first, visible),
         prepass=prepass,
-        scores_bytes=2 * 4 * group * tokens,
-        probs_bytes=2 * 4 * group * tokens,
+        scores_bytes=stored,
+        probs_bytes=stored,
         queries_bytes=constant * layout.format.total_bits // 8,
         outputs_bytes=4 * constant,
     )

@@ -11,8 +11,9 @@ from precalign.rules.aligned_skip import AlignedSkip
 from precalign.rules.alignedkv import AlignedKV
 from precalign.rules.base import KeyView, Metadata, Rule, ValueView
 from precalign.rules.full import Full
+from precalign.rules.online import Online
 
-RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (AlignedKV, AlignedMax, AlignedSkip, Full)}
+RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (AlignedKV, AlignedMax, AlignedSkip, Full, Online)}
 
 
 def get_rule(text: str) -> Rule:

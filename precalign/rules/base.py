@@ -66,6 +66,10 @@ class ValueView:
         Codes, for a rule that reads some of them first; what it reads is counted from `Rule.prepass_tokens`.
     first, visible : ndarray[int64], (n_steps,)
         A step sees tokens [first, visible).
+    split_tokens : int
+        Tokens of a split in the stated order.
+    scores : ndarray[float32], (group, n_steps, seq_len), or None
+        The reduced scores, for a rule with `reads_scores`.
     """
 
     layout: Layout
@@ -75,6 +79,8 @@ class ValueView:
     values: NDArray[np.unsignedinteger]
     first: NDArray[np.int64]
     visible: NDArray[np.int64]
+    split_tokens: int
+    scores: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,15 @@ class Rule(ABC):
     name: ClassVar[str]
     metadata: ClassVar[Metadata] = Metadata()
     needs_skip: ClassVar[bool] = False
+    reads_scores: ClassVar[bool] = False
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether a kernel can decide while it goes over keys and values once.
+
+        Scores and probabilities are then never stored, and the keys of the newest page are read once more, before all else.
+        """
+        return False
 
     @abstractmethod
     def key_levels(self, view: KeyView) -> NDArray[np.uint8]:

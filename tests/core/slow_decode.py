@@ -167,8 +167,31 @@ def largest_addend_rule(probs, values, levels, fmt, guard, skip_at):
     return [0 if skip_at is not None and d >= skip_at else narrowest(d - guard, levels) for d in differences]
 
 
-def value_rule(name, parameters, probs, values, levels, first, fmt):
+def online_rule(scores, values, levels, first, split, fmt, guard, *, two_pass):
+    """Splits apart, pages of 64 in ascending order, each maximum beginning with that of the newest page."""
+    n = len(values)
+    e = []
+    for s, row in zip(scores, values, strict=True):
+        binades = np.clip(np.float32(s) * LOG2E, -(2.0**24), 2.0**24)
+        e.append(int(np.floor(binades)) + max(exponent_of(v, fmt) for v in row))
+    newest = (first + n - 1) // 64
+    chosen = []
+    for t in range(first, first + n):
+        known = [
+            e[u - first]
+            for u in range(first, first + n)
+            if two_pass or u // 64 == newest or (u // split == t // split and u // 64 <= t // 64)
+        ]
+        chosen.append(narrowest(max(known) - e[t - first] - guard, levels))
+    return chosen
+
+
+def value_rule(name, parameters, probs, values, levels, first, fmt, scores, split):
     guard = parameters.get("guard_bits", 0)
+    if name == "online":
+        return online_rule(
+            scores, values, levels, first, split, fmt, guard, two_pass=bool(parameters.get("two_pass", 0))
+        )
     if name == "full":
         return [16] * len(values)
     if name == "alignedkv":
@@ -262,6 +285,16 @@ def prepass_counts(probs, levels, widths, head_dim, first):
     return tuple(total.tolist())
 
 
+def prepass_of(rule, parameters, probs, levels, key_levels, widths, head_dim, first, visible):
+    if rule == "alignedkv":
+        return prepass_counts(probs, levels, widths, head_dim, first)
+    if rule == "online" and not parameters.get("two_pass", 0):
+        newest = max(first, (visible - 1) // 64 * 64)
+        parts = count(key_addresses(key_levels, widths, newest, visible)), count(range(newest, visible))
+        return tuple(a + b for a, b in zip(*parts, strict=True))
+    return (0, 0, 0)
+
+
 def metadata_counts(name, head_dim, first, visible):
     kinds = {
         "alignedkv": [range(head_dim), range(head_dim)],
@@ -288,7 +321,10 @@ def slow_step(
     full_scores = [scores32(q, keys, [16] * head_dim, fmt, scale) for q in queries]
     reduced_probs = [softmax32(s, first, split) for s in reduced_scores]
     full_probs = [softmax32(s, first, split) for s in full_scores]
-    per_head = [value_rule(rule, parameters, p, values, levels, first, fmt) for p in reduced_probs]
+    per_head = [
+        value_rule(rule, parameters, p, values, levels, first, fmt, s, split)
+        for p, s in zip(reduced_probs, reduced_scores, strict=True)
+    ]
     value_levels = [max(column) for column in zip(*per_head, strict=True)]
     return {
         "key_levels": key_levels,
@@ -305,6 +341,6 @@ def slow_step(
         "keys": count(key_addresses(key_levels, widths, first, visible)),
         "values": count(value_addresses(value_levels, widths, head_dim, first)),
         "full": count(range(first * head_dim * 2, visible * head_dim * 2)),
-        "prepass": prepass_counts(reduced_probs, levels, widths, head_dim, first) if rule == "alignedkv" else (0, 0, 0),
+        "prepass": prepass_of(rule, parameters, reduced_probs, levels, key_levels, widths, head_dim, first, visible),
         "metadata": metadata_counts(rule, head_dim, first, visible),
     }

@@ -196,6 +196,8 @@ RULES = (
     "full",
     "alignedkv:guard_bits=2",
     "aligned-skip:threshold=6,guard_bits=1",
+    "online",
+    "online:two_pass=1,guard_bits=1",
 )
 
 
@@ -359,6 +361,17 @@ def test_rule_names_carry_their_parameters():
     assert str(get_rule("aligned-skip:threshold=9")) == "aligned-skip:threshold=9"
     assert str(get_rule("aligned-skip:threshold=12,guard_bits=0")) == "aligned-skip"
     assert get_rule(str(get_rule("aligned-skip:threshold=9"))) == get_rule("aligned-skip:threshold=9")
+
+
+def test_online_over_several_splits_and_windows():
+    inputs = make_head(np.random.default_rng(11), 330, 16, 2)
+    compare(inputs, [329, 100, 200, 7], [0, 0, 70, 5], [330, 321, 200, 129], "online", "8|4|4", split=128)
+
+
+def test_online_clamps_scores_that_no_int32_holds():
+    inputs = make_head(np.random.default_rng(12), 70, 4, 1)
+    inputs.keys[3], inputs.queries[0, 60] = np.float16(6e4).view(np.uint16), np.float16(-6e4).view(np.uint16)
+    compare(inputs, [60], [0], [70], "online", "8|4|4")
 
 
 def test_windows_that_end_together_and_begin_apart():
