@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from precalign.bounds.steps import output_bounds, score_bounds
 from precalign.counts import count_levels, token_sums, window_max
 from precalign.decode.codes import round_to_format, to_binary32
 from precalign.decode.errors import largest_difference, relative_error, total_variation
@@ -69,8 +70,8 @@ class Reads:
         if what not in self._kept or self._kept[what][0] != chunk:
             self._kept.pop(what, None)
             rows = arrange()
-            full = rows[:, -1:] if what == "keys" else rows[-1:]
-            self._kept[what] = chunk, rows, _wide(full)
+            full = {"keys": rows[:, -1:], "values": rows[-1:]}.get(what)
+            self._kept[what] = chunk, rows, rows[:0].astype(np.float64) if full is None else _wide(full)
         return self._kept[what][1:]
 
     def keys(self, chunk: slice) -> tuple[NDArray[Any], ...]:
@@ -86,6 +87,17 @@ class Reads:
             return rows
 
         return self._keep("keys", chunk, arrange)
+
+    def key_sizes(self, chunk: slice) -> NDArray[np.float32]:
+        """Return 2^E(k_td), (n_tiles, 1, head_dim, TILE)."""
+
+        def arrange() -> NDArray[np.float32]:
+            tiles = self.inputs.key_exponent_tiles[chunk.start // TILE : -(-chunk.stop // TILE), None]
+            sizes = aligned_empty(tiles.shape, np.float32)
+            sizes[:] = np.ldexp(np.float32(1), tiles.astype(np.int32))
+            return sizes
+
+        return self._keep("key_sizes", chunk, arrange)[0]
 
     def values(self, chunk: slice) -> tuple[NDArray[Any], ...]:
         """Return (n_rows, n_tokens, padded_dim), and the same with one row."""
@@ -110,7 +122,8 @@ class Block:
         self.padded_len = -(-self.seq_len // TILE) * TILE
         self.full_value_levels = np.full((self.n_steps, self.padded_len), full, np.uint8)
 
-    def _chunks(self) -> Iterator[tuple[int, slice]]:
+    def chunks(self) -> Iterator[tuple[int, slice]]:
+        """Yield the chunks that cover the sequence, each with its first token: whole splits."""
         size = -(-CHUNK_TOKENS // self.split_tokens) * self.split_tokens
         for token0 in range(0, self.seq_len, size):
             yield token0, slice(token0, min(self.seq_len, token0 + size))
@@ -122,7 +135,7 @@ class Block:
         exact = aligned_empty(shape, np.float64)
         scale: Any = np.float32(self.inputs.scale)
         last_row, queries = np.zeros_like(self.row_of_level), self.queries.astype(np.float64)
-        for token0, chunk in self._chunks():
+        for token0, chunk in self.chunks():
             rows, wide = self.reads.keys(chunk)
             place = (*self.window, token0)
             for out, choice in zip(reduced, levels, strict=True):
@@ -130,6 +143,18 @@ class Block:
                 scores(rows, self.row_of_level, choice, self.queries, *place, scale, uniform, out)
             scores(wide, last_row, self.full_key_levels, queries, *place, self.inputs.scale, True, exact)  # noqa: FBT003
         return reduced, exact
+
+    def key_sizes(self, weights: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """Return sum_d c_d 2^E(k_td), (group, n_steps, padded_len), for each array of weights (group, n_steps, head_dim)."""
+        sums = [aligned_empty((self.group, self.n_steps, self.padded_len), np.float32) for _ in weights]
+        one: Any = np.float32(1)
+        first_row = np.zeros_like(self.row_of_level)
+        for token0, chunk in self.chunks():
+            sizes = self.reads.key_sizes(chunk)
+            for c, out in zip(weights, sums, strict=True):
+                place = (*self.window, token0)
+                scores(sizes, first_row, self.full_key_levels, c, *place, one, True, out)  # noqa: FBT003
+        return sums
 
     def softmax(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
         """Turn scores into probabilities, in place."""
@@ -144,7 +169,7 @@ class Block:
         reduced = [np.zeros(shape, np.float32) for _ in probs]
         wide_out = np.zeros(shape, np.float64)
         last_row = np.zeros_like(self.row_of_level)
-        for token0, chunk in self._chunks():
+        for token0, chunk in self.chunks():
             rows, wide = self.reads.values(chunk)
             place = (*self.window, token0, self.split_tokens)
             for out, p, choice in zip(reduced, probs, levels, strict=True):
@@ -256,6 +281,7 @@ def profile_block(reads: Reads, steps: Steps, rules: Sequence[Rule], split_token
     score_errors = [
         (largest_difference(s, full, *block.window), largest_difference(s, exact, *block.window)) for s in reduced
     ]
+    log_errors = score_bounds(block, key_levels, reduced)
     kept = [s.copy() if rule.reads_scores else None for rule, s in zip(rules, reduced, strict=True)]
     for s in (full, *reduced):
         block.softmax(s)
@@ -267,6 +293,8 @@ def profile_block(reads: Reads, steps: Steps, rules: Sequence[Rule], split_token
     decisions = zip(rules, views, prepasses, strict=True)
     value_levels = [rule.value_levels(view, prepass) for rule, view, prepass in decisions]
     (full_out, *outs), exact_out = block.outputs([full, *reduced], [block.full_value_levels, *value_levels], exact)
+
+    bounds = output_bounds(block, reduced, log_errors, value_levels, outs)
 
     shared = _shared_figures(block, exact, full)
     shared["full_read_error_vs_exact"] = relative_error(full_out, exact_out).T
@@ -285,6 +313,9 @@ def profile_block(reads: Reads, steps: Steps, rules: Sequence[Rule], split_token
                 output_error_vs_full=relative_error(outs[i], full_out).T,
                 output_error_vs_exact=relative_error(outs[i], exact_out).T,
                 output_max_error_vs_exact=np.abs(outs[i] - exact_out).max(axis=-1).T,
+                score_bound=bounds[i].scores.T,
+                output_max_bound=bounds[i].output_max.T,
+                output_bound=bounds[i].output_relative.T,
             )
         )
     return profiles

@@ -69,6 +69,8 @@ class HeadProfile:
         The same for the output of the full read, and for the exact output rounded to the storage format.
     output_max_error_vs_exact : ndarray[float64], (n_steps, group)
         max_c |o_c - exact|, absolute.
+    score_bound, output_max_bound, output_bound : ndarray[float64], (n_steps, group)
+        Proven bounds on score_error_max_vs_exact, output_max_error_vs_exact and output_error_vs_exact (`precalign.bounds`).
     key_channel_level_steps : ndarray[int64], (head_dim, n_levels)
         Steps that read a channel at a level.
     key_channel_wasted_bits, value_channel_wasted_bits : ndarray[int64], (head_dim,)
@@ -102,6 +104,9 @@ class HeadProfile:
     full_read_error_vs_exact: NDArray[np.float64]
     rounding_error: NDArray[np.float64]
     output_max_error_vs_exact: NDArray[np.float64]
+    score_bound: NDArray[np.float64]
+    output_max_bound: NDArray[np.float64]
+    output_bound: NDArray[np.float64]
     key_channel_level_steps: NDArray[np.int64]
     value_token_level_steps: NDArray[np.int64]
     key_channel_wasted_bits: NDArray[np.int64]
@@ -163,8 +168,8 @@ def _check(inputs: HeadInputs, steps: Steps, rules: Sequence[Rule], layout: Layo
 def steps_per_block(inputs: HeadInputs, seq_len: int, n_rules: int, memory_limit_bytes: int) -> int:
     """Return how many steps fit the memory limit at once; at least 1, which may need more than the limit."""
     group = inputs.queries.shape[0]
-    # Per token: full scores in binary32 and exact ones in binary64, reduced ones and levels rule by rule.
-    per_step = seq_len * (group * (4 + 8 + 4) + 2 * n_rules)
+    # Per token: full scores in binary32 and exact ones in binary64; rule by rule reduced ones, their bounds and levels.
+    per_step = seq_len * (group * (4 + 8 + n_rules * (4 + 4)) + 2 * n_rules)
     return int(max(1, min(256, memory_limit_bytes // per_step)))
 
 

@@ -19,6 +19,7 @@ MAX_SERIES_POINTS = 200_000
 """Points over all heads and rules of one kind of plot."""
 LEAST_EXPONENT, MOST_EXPONENT, BINS_PER_DECADE = -8, 2, 8
 """Range of the error histograms, powers of ten."""
+MOST_TIGHTNESS_EXPONENT = 4
 
 HEAT_MAPS = {
     "key_bits_mean": "Bits read per key",
@@ -106,6 +107,7 @@ def error_histograms(result: Result, rule: str) -> dict[str, Any]:
         "rule": "output_relative_error_to_exact",
         "full": "full_relative_error_to_exact",
         "rounding": "rounding_relative_error",
+        "bound": "output_relative_bound",
     }
     edges = np.linspace(LEAST_EXPONENT, MOST_EXPONENT, (MOST_EXPONENT - LEAST_EXPONENT) * BINS_PER_DECADE + 1)
     counts = {key: np.zeros(len(edges) - 1, np.int64) for key in columns}
@@ -116,6 +118,17 @@ def error_histograms(result: Result, rule: str) -> dict[str, Any]:
                 counts[key] += _log_histogram(mine.column(name).to_numpy(zero_copy_only=False), edges)
     total = {key: max(1, int(held.sum())) for key, held in counts.items()}
     return {"log10_edges": edges.tolist(), **{key: (held / total[key]).tolist() for key, held in counts.items()}}
+
+
+def tightness_histograms(result: Result, rule: str) -> dict[str, Any]:
+    """Return histograms over steps and query heads of bound / true error, on a logarithmic axis."""
+    columns = {"score": "score_bound_tightness", "output": "output_bound_tightness"}
+    edges = np.linspace(0, MOST_TIGHTNESS_EXPONENT, MOST_TIGHTNESS_EXPONENT * BINS_PER_DECADE + 1)
+    rows = result.table("errors", ["rule", *columns.values()]).filter(pc.field("rule") == rule)
+    shares = {
+        key: _log_histogram(rows.column(name).to_numpy(), edges) / max(1, len(rows)) for key, name in columns.items()
+    }
+    return {"log10_edges": edges.tolist(), **{key: held.tolist() for key, held in shares.items()}}
 
 
 def _log_histogram(values: NDArray[np.float32], edges: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -56,6 +56,7 @@ def _plots(result: Result) -> dict[str, Any]:
                 "levels": figures.levels(result, rule),
                 "savings": figures.savings(rule),
                 "errors": figures.error_histograms(result, rule["rule"]),
+                "tightness": figures.tightness_histograms(result, rule["rule"]),
                 "tokens": figures.tokens(result, rule["rule"], points),
                 "channels": figures.channels(result, rule["rule"]),
             }

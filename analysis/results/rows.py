@@ -10,6 +10,7 @@ import numpy as np
 from precalign.analysis.results.quantiles import quantiles_of
 from precalign.analysis.results.schema import ERRORS, READS, SPREADS
 from precalign.analysis.results.tables import make_table
+from precalign.bounds.scores import round_up
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,6 +41,16 @@ PROFILE_ERRORS = {
 }
 """Column -> attribute of `HeadProfile`."""
 
+PROFILE_BOUNDS = {
+    "score_max_bound": "score_bound",
+    "output_max_bound": "output_max_bound",
+    "output_relative_bound": "output_bound",
+}
+TIGHTNESS = {
+    "score_bound_tightness": ("score_bound", "score_error_max_vs_exact"),
+    "output_bound_tightness": ("output_bound", "output_error_vs_exact"),
+}
+
 
 @dataclass(frozen=True)
 class Place:
@@ -65,8 +76,14 @@ class Place:
 
 
 def errors_of(profile: HeadProfile) -> dict[str, NDArray[np.float32]]:
-    """Return each error column as (n_steps, group), rounded to binary32 as the tables hold it."""
-    return {column: getattr(profile, attribute).astype(np.float32) for column, attribute in PROFILE_ERRORS.items()}
+    """Return each column of `ERRORS` as (n_steps, group), rounded to binary32 as the tables hold it: bounds upwards."""
+    errors = {column: getattr(profile, attribute).astype(np.float32) for column, attribute in PROFILE_ERRORS.items()}
+    errors |= {column: round_up(getattr(profile, attribute)) for column, attribute in PROFILE_BOUNDS.items()}
+    with np.errstate(all="ignore"):  # an error of 0 makes the ratio infinite
+        for column, (bound, error) in TIGHTNESS.items():
+            proven, true = getattr(profile, bound), getattr(profile, error)
+            errors[column] = np.where(proven == true, 1, proven / true).astype(np.float32)
+    return errors
 
 
 def reads_of(profile: HeadProfile, head_dim: int, fmt: Format) -> dict[str, NDArray[np.int64]]:

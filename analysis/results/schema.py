@@ -141,8 +141,18 @@ ERRORS = [
         "1",
         "‖exact output rounded to the storage format - exact output‖ / ‖exact output‖",
     ),
+    Column("score_max_bound", ERROR, "1", "proven bound on score_max_error_to_exact"),
+    Column("output_max_bound", ERROR, "1", "proven bound on output_max_error_to_exact"),
+    Column(
+        "output_relative_bound",
+        ERROR,
+        "1",
+        "proven bound on output_relative_error_to_exact; infinite where nothing is proven",
+    ),
+    Column("score_bound_tightness", ERROR, "1", "score_max_bound / score_max_error_to_exact"),
+    Column("output_bound_tightness", ERROR, "1", "output_relative_bound / output_relative_error_to_exact"),
 ]
-"""Errors of one query head at one step. "full": everything read, binary32 in the stated order. "exact": binary64."""
+"""Errors of one query head at one step, and what is proven of them. "full": everything read, binary32 in the stated order. "exact": binary64."""
 
 SPREADS = ("median", "p99", "max")
 """How the errors of many (step, query head) are summed up; p99 and median are nearest-rank, so values that occurred."""

@@ -10,7 +10,7 @@ from conftest import ROOT
 from precalign.cli.main import main
 
 pytestmark = pytest.mark.browser
-PLOTS = 10
+PLOTS = 11
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from precalign.analysis.readers import open_dump
 from precalign.analysis.selection import parse_indices, parse_steps, visible_range
 from precalign.cli.main import main
 from precalign.errors import InputError, PrecalignError, UsageError
+from precalign.rules import RULES
 
 
 @given(st.sets(st.integers(0, 30), min_size=1))
@@ -59,7 +60,7 @@ WRONG = [
     ({"steps": "some"}, "--steps some: not understood", STEPS),
     ({"steps": "every:0"}, "--steps every:0: N must be at least 1", STEPS),
     ({"steps": "70:80"}, "--steps 70:80: picks none of the 61 steps", STEPS),
-    ({"rules": ("none",)}, "unknown rule 'none'", "rules: aligned-max, aligned-skip, alignedkv, full"),
+    ({"rules": ("none",)}, "unknown rule 'none'", "rules: " + ", ".join(sorted(RULES))),
     ({"rules": ("aligned-skip",), "layout": "8,4,4"}, "rule aligned-skip needs a layout in which a token may be skipped, 8|4|4 has no such level", SKIP),
     ({"layout": "8,4"}, "layout 8|4: plane widths of at least 1 must add up to the 16 bits of binary16, not 12", "the default is 8|4|4"),
     ({"layout": "wide"}, "layout 'wide' is not a list of plane widths", 'write "8|4|4" or "8|4|4+skip"'),

@@ -69,15 +69,28 @@
   function errors(held) {
     const edges = held.errors.log10_edges, centre = edges.slice(1).map((e, i) => Math.pow(10, (e + edges[i]) / 2));
     const curves = [["rounding", "exact output, rounded", colour.rounding], ["full", "full read", colour.full], ["rule", held.rule, colour.key]];
+    const bound = {
+      type: "scatter", mode: "lines", line: { shape: "hvh", color: colour.value, width: 1.5, dash: "dash" }, name: "proven bound",
+      x: centre, y: held.errors.bound.map((v) => 100 * v), hovertemplate: "proven bound: %{y:.1f} % near %{x:.1e}<extra></extra>",
+    };
     draw("errors", curves.map(([key, name, c]) => ({
       type: "scatter", mode: "lines", line: { shape: "hvh", color: c, width: 2 }, fill: "tozeroy", fillcolor: c + "22", name,
       x: centre, y: held.errors[key].map((v) => 100 * v), hovertemplate: name + ": %{y:.1f} % near %{x:.1e}<extra></extra>",
-    })), { xaxis: { title: { text: "relative output error" }, type: "log", exponentformat: "power", range: range(held.errors, centre) }, yaxis: { title: { text: "share of steps (%)" }, rangemode: "tozero" } });
+    })).concat([bound]), { xaxis: { title: { text: "relative output error" }, type: "log", exponentformat: "power", range: range(held.errors, centre) }, yaxis: { title: { text: "share of steps (%)" }, rangemode: "tozero" } });
   }
 
   function range(held, centre) {
-    const used = centre.filter((_, i) => held.rule[i] + held.full[i] + held.rounding[i] > 0).map(Math.log10);
+    const used = centre.filter((_, i) => held.rule[i] + held.full[i] + held.rounding[i] + held.bound[i] > 0).map(Math.log10);
     return [Math.min(...used) - 0.3, Math.max(...used) + 0.3];
+  }
+
+  function tightness(held) {
+    const edges = held.tightness.log10_edges, centre = edges.slice(1).map((e, i) => Math.pow(10, (e + edges[i]) / 2));
+    const curves = [["score", "scores (max norm)", colour.key], ["output", "output (relative, 2-norm)", colour.value]];
+    draw("tightness", curves.map(([key, name, c]) => ({
+      type: "scatter", mode: "lines", line: { shape: "hvh", color: c, width: 2 }, fill: "tozeroy", fillcolor: c + "22", name,
+      x: centre, y: held.tightness[key].map((v) => 100 * v), hovertemplate: name + ": %{y:.1f} % near %{x:.3g}<extra></extra>",
+    })), { xaxis: { title: { text: "bound / true error" }, type: "log", range: [0, edges[edges.length - 1]] }, yaxis: { title: { text: "share of steps (%)" }, rangemode: "tozero" } });
   }
 
   function head(held, index) {
@@ -108,7 +121,7 @@
     current = index;
     for (const part of document.querySelectorAll("[data-rule]")) part.hidden = Number(part.dataset.rule) !== index;
     const held = data.rules[index];
-    heat(held); levels(held); savings(held); errors(held); heads(held, Number(pickHead.value || 0));
+    heat(held); levels(held); savings(held); errors(held); tightness(held); heads(held, Number(pickHead.value || 0));
   }
   if (pickRule) pickRule.addEventListener("change", () => show(Number(pickRule.value)));
   pickHead.addEventListener("change", () => head(data.rules[current], Number(pickHead.value)));
