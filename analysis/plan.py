@@ -187,15 +187,9 @@ def _scales(dump: Dump, layers: tuple[LayerInfo, ...], options: Options) -> tupl
 
 def _layout(fmt: Format, options: Options, rules: tuple[Rule, ...]) -> Layout:
     skip = any(rule.needs_skip for rule in rules)
-    if options.layout is None:
-        return default_layout(fmt, skip=skip)
-    layout = parse_layout(options.layout, fmt)
-    if skip and not layout.skip:
-        needs = next(rule.name for rule in rules if rule.needs_skip)
-        raise UsageError(
-            f"rule {needs} needs a layout in which a token may be skipped, {layout.name} has no such level",
-            hint=f'write --layout "{layout.name}+skip"',
-        )
+    layout = default_layout(fmt, skip=skip) if options.layout is None else parse_layout(options.layout, fmt)
+    for rule in rules:
+        rule.check(layout)
     return layout
 
 

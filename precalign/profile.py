@@ -158,11 +158,7 @@ def _check(inputs: HeadInputs, steps: Steps, rules: Sequence[Rule], layout: Layo
     if (steps.first < 0).any() or (steps.first >= steps.visible).any() or (steps.visible > seq_len).any():
         raise UsageError(f"{inputs.name}: every step must see at least one token: 0 <= first < visible <= {seq_len}")
     for rule in rules:
-        if rule.needs_skip and not layout.skip:
-            raise UsageError(
-                f"rule {rule.name} needs a layout in which a token may be skipped, {layout.name} has no such level",
-                hint=f"use the layout {layout.name}+skip",
-            )
+        rule.check(layout)
 
 
 def steps_per_block(inputs: HeadInputs, seq_len: int, n_rules: int, memory_limit_bytes: int) -> int:

@@ -12,8 +12,9 @@ from precalign.rules.alignedkv import AlignedKV
 from precalign.rules.base import KeyView, Metadata, Rule, ValueView
 from precalign.rules.full import Full
 from precalign.rules.online import Online
+from precalign.rules.static import Static
 
-RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (AlignedKV, AlignedMax, AlignedSkip, Full, Online)}
+RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (AlignedKV, AlignedMax, AlignedSkip, Full, Online, Static)}
 
 
 def get_rule(text: str) -> Rule:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from precalign.errors import UsageError
 from precalign.jit import Array, inline, kernel, reinterpret
 
 if TYPE_CHECKING:
@@ -117,6 +118,14 @@ class Rule(ABC):
         Scores and probabilities are then never stored, and the keys of the newest page are read once more, before all else.
         """
         return False
+
+    def check(self, layout: Layout) -> None:
+        """Raise UsageError if the rule cannot answer with levels of the layout."""
+        if self.needs_skip and not layout.skip:
+            raise UsageError(
+                f"rule {self.name} needs a layout in which a token may be skipped, {layout.name} has no such level",
+                hint=f"use the layout {layout.name}+skip",
+            )
 
     @abstractmethod
     def key_levels(self, view: KeyView) -> NDArray[np.uint8]:

@@ -50,7 +50,7 @@ def test_what_a_step_sees(n_queries, more, window, causal):
 
 
 STEPS = "--steps takes all, last, every:N or A:B (B is not part of it; negative counts from the end)"
-SKIP = 'write --layout "8|4|4+skip"'
+SKIP = "use the layout 8|4|4+skip"
 WRONG = [
     ({"layers": "0,7"}, "--layers 0,7: there is no 7", "the dump has layers 0-1"),
     ({"layers": "1-0"}, "--layers 1-0: the range 1-0 runs backwards", "the dump has layers 0-1"),

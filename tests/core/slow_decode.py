@@ -192,8 +192,8 @@ def value_rule(name, parameters, probs, values, levels, first, fmt, scores, spli
         return online_rule(
             scores, values, levels, first, split, fmt, guard, two_pass=bool(parameters.get("two_pass", 0))
         )
-    if name == "full":
-        return [16] * len(values)
+    if name in ("full", "static"):
+        return [parameters.get("value_bits", 16)] * len(values)
     if name == "alignedkv":
         return published_value_rule(probs, values, levels, first, fmt, guard)
     skip_at = parameters.get("threshold", 12) if name == "aligned-skip" else None
@@ -299,6 +299,7 @@ def metadata_counts(name, head_dim, first, visible):
     kinds = {
         "alignedkv": [range(head_dim), range(head_dim)],
         "full": [],
+        "static": [],
     }.get(name, [range(head_dim), range(first, visible)])
     return tuple(sum(column) for column in zip(*(count(kind) for kind in kinds), strict=True)) or (0, 0, 0)
 
@@ -316,7 +317,8 @@ def slow_step(
     queries, head_dim = queries.tolist(), len(keys[0])
     levels = levels_of(widths, skip, fmt)
     guard = parameters.get("guard_bits", 0)
-    key_levels = [16] * head_dim if rule == "full" else key_rule(queries, keys, levels, fmt, guard)
+    fixed = [parameters.get("key_bits", 16)] * head_dim
+    key_levels = fixed if rule in ("full", "static") else key_rule(queries, keys, levels, fmt, guard)
     reduced_scores = [scores32(q, keys, key_levels, fmt, scale) for q in queries]
     full_scores = [scores32(q, keys, [16] * head_dim, fmt, scale) for q in queries]
     reduced_probs = [softmax32(s, first, split) for s in reduced_scores]

@@ -197,6 +197,7 @@ RULES = (
     "alignedkv:guard_bits=2",
     "aligned-skip:threshold=6,guard_bits=1",
     "online",
+    "static:key_bits=12,value_bits=8",
     "online:two_pass=1,guard_bits=1",
 )
 
