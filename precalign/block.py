@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from precalign.beside import Beside
 from precalign.bounds.steps import output_bounds, score_bounds
 from precalign.counts import count_levels, token_sums, window_max
 from precalign.decode.codes import round_to_format, to_binary32
@@ -15,8 +17,8 @@ from precalign.decode.output import add_outputs
 from precalign.decode.scores import TILE, scores
 from precalign.decode.softmax import softmax
 from precalign.memory import aligned_empty
-from precalign.planes import truncate
 from precalign.profile import HeadProfile
+from precalign.rebase import escaped_keys, escaped_values, read_binary32
 from precalign.rules.base import KeyView, ValueView
 from precalign.traffic import step_traffic
 from precalign.waste import Waste, add_key_waste, add_value_waste
@@ -41,15 +43,6 @@ def _padded(array: NDArray[Any], axis: int, multiple: int) -> NDArray[Any]:
     return np.pad(array, widths)
 
 
-def _reads(codes: NDArray[Any], layout: Layout) -> NDArray[np.float32]:
-    """Return what every reading level makes of codes, (n_rows, ...); the last row is the full read."""
-    levels = range(layout.first_read, len(layout.levels))
-    rows = aligned_empty((len(levels), *codes.shape), np.float32)
-    for row, level in zip(rows, levels, strict=True):
-        row[:] = to_binary32(truncate(codes, layout, level), layout.format)
-    return rows
-
-
 def _wide(array: NDArray[Any]) -> NDArray[np.float64]:
     wide = aligned_empty(array.shape, np.float64)
     wide[:] = array
@@ -66,6 +59,32 @@ class Reads:
         self.inputs, self.layout = inputs, layout
         self._kept: dict[str, tuple[slice, NDArray[np.float32], NDArray[np.float64]]] = {}
 
+    @cached_property
+    def escaped(self) -> dict[str, NDArray[np.bool_]] | None:
+        """Return which keys and values the planes of a rebased layout do not hold, (seq_len, head_dim) each."""
+        if not self.layout.rebased:
+            return None
+        codes = {"keys": self.inputs.keys, "values": self.inputs.values}
+        masks = escaped_keys(codes["keys"], self.layout), escaped_values(codes["values"], self.layout)
+        return dict(zip(codes, masks, strict=True))
+
+    @cached_property
+    def beside(self) -> Beside | None:
+        """Return what stands beside the planes of a rebased layout."""
+        return None if self.escaped is None else Beside.of(self.escaped["keys"], self.escaped["values"])
+
+    def _levels_of(
+        self, what: str, chunk: slice, arranged: Callable[[NDArray[Any]], NDArray[Any]]
+    ) -> NDArray[np.float32]:
+        """Return what every reading level makes of a chunk, (n_rows, ...); the last row is the full read."""
+        codes = arranged(getattr(self.inputs, what)[chunk])
+        escaped = None if self.escaped is None else arranged(self.escaped[what][chunk])
+        levels = range(self.layout.first_read, len(self.layout.levels))
+        rows = aligned_empty((len(levels), *codes.shape), np.float32)
+        for row, level in zip(rows, levels, strict=True):
+            row[:] = read_binary32(codes, self.layout, level, escaped)
+        return rows
+
     def _keep(self, what: str, chunk: slice, arrange: Callable[[], NDArray[np.float32]]) -> tuple[NDArray[Any], ...]:
         if what not in self._kept or self._kept[what][0] != chunk:
             self._kept.pop(what, None)
@@ -77,13 +96,14 @@ class Reads:
     def keys(self, chunk: slice) -> tuple[NDArray[Any], ...]:
         """Return (n_tiles, n_rows, head_dim, TILE), and the same with one row."""
 
+        def tiled(keys: NDArray[Any]) -> NDArray[Any]:
+            padded = _padded(keys, 0, TILE)
+            return np.ascontiguousarray(padded.reshape(-1, TILE, keys.shape[1]).transpose(0, 2, 1))
+
         def arrange() -> NDArray[np.float32]:
-            keys = _padded(self.inputs.keys[chunk], 0, TILE)
-            tiles = np.ascontiguousarray(keys.reshape(-1, TILE, keys.shape[1]).transpose(0, 2, 1))
-            levels = range(self.layout.first_read, len(self.layout.levels))
-            rows = aligned_empty((len(tiles), len(levels), *tiles.shape[1:]), np.float32)
-            for i, level in enumerate(levels):
-                rows[:, i] = to_binary32(truncate(tiles, self.layout, level), self.layout.format)
+            by_level = self._levels_of("keys", chunk, tiled)
+            rows = aligned_empty((by_level.shape[1], len(by_level), *by_level.shape[2:]), np.float32)
+            rows[:] = by_level.swapaxes(0, 1)
             return rows
 
         return self._keep("keys", chunk, arrange)
@@ -102,7 +122,7 @@ class Reads:
     def values(self, chunk: slice) -> tuple[NDArray[Any], ...]:
         """Return (n_rows, n_tokens, padded_dim), and the same with one row."""
         return self._keep(
-            "values", chunk, lambda: _reads(_padded(self.inputs.values[chunk], 1, DIM_MULTIPLE), self.layout)
+            "values", chunk, lambda: self._levels_of("values", chunk, lambda values: _padded(values, 1, DIM_MULTIPLE))
         )
 
 
@@ -113,7 +133,7 @@ class Block:
         inputs, layout = reads.inputs, reads.layout
         self.reads, self.inputs, self.steps, self.layout, self.split_tokens = reads, inputs, steps, layout, split_tokens
         self.seq_len = int(steps.visible.max())
-        self.queries = to_binary32(np.ascontiguousarray(inputs.queries[:, steps.queries]), inputs.format)
+        self.queries = to_binary32(np.ascontiguousarray(inputs.queries[:, steps.queries]), inputs.outside_format)
         self.group, self.n_steps, self.head_dim = self.queries.shape
         self.row_of_level = np.arange(len(layout.levels)) - layout.first_read
         self.window = (steps.first, steps.visible)
@@ -261,6 +281,8 @@ def _level_figures(
         block.group,
         *block.window,
         one_pass=rule.one_pass,
+        beside=block.reads.beside,
+        query_bits=block.inputs.outside_format.total_bits,
     )
     return {
         "rule": str(rule),
@@ -298,7 +320,7 @@ def profile_block(reads: Reads, steps: Steps, rules: Sequence[Rule], split_token
 
     shared = _shared_figures(block, exact, full)
     shared["full_read_error_vs_exact"] = relative_error(full_out, exact_out).T
-    shared["rounding_error"] = relative_error(round_to_format(exact_out, inputs.format), exact_out).T
+    shared["rounding_error"] = relative_error(round_to_format(exact_out, inputs.outside_format), exact_out).T
     profiles = []
     for i, rule in enumerate(rules):
         vs_full, vs_exact = score_errors[i]
