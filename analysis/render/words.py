@@ -116,6 +116,18 @@ def sentence(summary: dict[str, Any], rule: dict[str, Any]) -> str:
     )
 
 
+def memory_sentence(rule: dict[str, Any]) -> str:
+    """Return what memory moves less, by how much it hands out at once."""
+    by_fetch: dict[int, dict[str, Any]] = {}
+    for row in rule["memory"]:
+        by_fetch.setdefault(row["fetch_bytes"], {"saving": row["saving"], "gpus": []})["gpus"].append(row["gpu"])
+    parts = [
+        f"{percent(held['saving'])} where it hands out {size} bytes ({', '.join(held['gpus'])})"
+        for size, held in sorted(by_fetch.items())
+    ]
+    return "Fewer bytes from memory: " + ", ".join(parts) + "."
+
+
 def exponents_sentence(summary: dict[str, Any]) -> str:
     """Return what the exponents waste, beside the significands."""
     unneeded = {kind: summary["cache"][kind]["group_exponent_wasted_bits_mean"] for kind in ("key", "value")}

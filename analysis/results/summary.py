@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from precalign.analysis.results.quantiles import Spread
 from precalign.analysis.results.rows import QUANTILES, errors_of, ratios, reads_of
 from precalign.analysis.results.schema import ERRORS, SPREADS
+from precalign.gpus import GPUS
 from precalign.traffic import UNITS, Transfer, key_transfer, plain_transfer, value_transfer
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class RuleTotals:
         return {
             "rule": self.rule,
             "totals": dict(self._counts) | ratios(self._counts, total_bits),
+            "memory": memory_traffic(self._counts),
             "errors": spreads,
             "worst_heads": [
                 {"layer": layer, "kv_head": kv_head, f"{WORST_BY}_p99": _finite(p99), "bytes_saving": saving}
@@ -74,6 +76,28 @@ class RuleTotals:
             for batch in file.iter_batches(columns=["rule", column]):
                 mine = batch.column(0).to_numpy(zero_copy_only=False) == self.rule
                 yield batch.column(1).to_numpy(zero_copy_only=False)[mine]
+
+
+def memory_traffic(counts: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Return the list `memory`: what each GPU's memory moves, in whole fetches, for keys, values, metadata and pre-pass."""
+    rows = []
+    for gpu in GPUS.values():
+        unit, size = gpu.fetch_unit, gpu.fetch_bytes
+        moved, full = (
+            size * sum(counts[f"{part}_{unit}"] for part in parts)
+            for parts in (("key", "value", "metadata", "prepass"), ("full_key", "full_value"))
+        )
+        rows.append(
+            {
+                "gpu": gpu.name,
+                "architecture": gpu.architecture,
+                "fetch_bytes": size,
+                "moved_bytes": moved,
+                "full_bytes": full,
+                "saving": 1 - moved / full,
+            }
+        )
+    return rows
 
 
 class WasteTotals:
