@@ -8,7 +8,7 @@ the bytes of the tokens seen. The full read that savings refer to is the plain c
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,6 +68,21 @@ class Transfer:
     def __add__(self, other: Transfer) -> Transfer:
         return Transfer(*(getattr(self, unit) + getattr(other, unit) for unit in UNITS))
 
+    def take(self, steps: NDArray[np.int64]) -> Transfer:
+        """Return the transfer of some steps."""
+        return Transfer(*(getattr(self, unit)[steps] for unit in UNITS))
+
+    def where(self, condition: NDArray[np.bool_]) -> Transfer:
+        """Return the transfer with nothing where the condition, (n_steps,), is false."""
+        return Transfer(*(np.where(condition, getattr(self, unit), 0) for unit in UNITS))
+
+    def replaced(self, steps: NDArray[np.int64], other: Transfer) -> Transfer:
+        """Return the transfer with that of some steps replaced by `other`'s."""
+        columns = [getattr(self, unit).copy() for unit in UNITS]
+        for column, unit in zip(columns, UNITS, strict=True):
+            column[steps] = getattr(other, unit)
+        return Transfer(*columns)
+
 
 @dataclass(frozen=True)
 class StepTraffic:
@@ -84,7 +99,8 @@ class StepTraffic:
     metadata : Transfer
         Running maxima that the rule reads, one byte each, and what stands beside the planes of a rebased layout.
     prepass : Transfer
-        Values that a pre-pass reads before the decision, each query head apart; for a one-pass rule the newest page's keys.
+        What is read before the decision and then once more: values by a pre-pass, each query head apart; for a one-pass rule the newest page's
+        keys; windows of keys and values that a rule probes; all that an attempt has read whose outcome the rule did not accept.
     scores_bytes, probs_bytes : ndarray[int64], (n_steps,)
         binary32 arrays written by one pass and read by the next.
     queries_bytes, outputs_bytes : ndarray[int64], (n_steps,)
@@ -103,6 +119,10 @@ class StepTraffic:
     probs_bytes: NDArray[np.int64]
     queries_bytes: NDArray[np.int64]
     outputs_bytes: NDArray[np.int64]
+
+    def with_prepass(self, more: Transfer) -> StepTraffic:
+        """Return the traffic with something more read before the decision."""
+        return replace(self, prepass=self.prepass + more)
 
     def columns(self) -> dict[str, NDArray[np.int64]]:
         """Return every count under one flat name: key_bytes, key_sectors, ..., full_value_lines, scores_bytes."""

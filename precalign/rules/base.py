@@ -12,9 +12,15 @@ from precalign.errors import UsageError
 from precalign.jit import Array, inline, kernel, reinterpret
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
+    from precalign.bounds import Bounds
     from precalign.layouts import Layout
+
+    Peek = Callable[[str, NDArray[np.integer]], NDArray[np.float32]]
+    Window = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 NEVER = 1 << 30
@@ -38,6 +44,11 @@ class KeyView:
         A step sees tokens [first, visible).
     scale : float
         Of the scores.
+    peek : function
+        ``peek("keys", tokens)`` or ``peek("values", tokens)`` is what the first level of tokens (n_steps, n) gives, float32 (n_steps, n, head_dim);
+        for the tokens of `Rule.probe_windows`, which are counted.
+    previous : Attempt or None
+        Where a rule is asked again: what its last attempt at these steps read and found.
     """
 
     layout: Layout
@@ -47,6 +58,8 @@ class KeyView:
     first: NDArray[np.int64]
     visible: NDArray[np.int64]
     scale: float
+    peek: Peek
+    previous: Attempt | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,15 @@ class ValueView:
         Tokens of a split in the stated order.
     scores : ndarray[float32], (group, n_steps, seq_len), or None
         The reduced scores, for a rule with `reads_scores`.
+    peek : function
+        As that of `KeyView`, for the tokens of `Rule.prepass_tokens`.
+    value_rounding : float
+        What the roundings of the sums over tokens do at most, relative to 2^E(v): `precalign.bounds`.
+    log_errors : ndarray[float32], (group, n_steps, seq_len), or None
+        Proven bounds on the logarithms of the weights, from the bits of the keys that were read (`precalign.bounds`): one more
+        sum over channels beside each score. Defined where a step sees the token.
+    previous : Attempt or None
+        Where a rule is asked again: what its last attempt at these steps read and found.
     """
 
     layout: Layout
@@ -81,7 +103,39 @@ class ValueView:
     first: NDArray[np.int64]
     visible: NDArray[np.int64]
     split_tokens: int
+    peek: Peek
+    value_rounding: float
     scores: NDArray[np.float32] | None = None
+    log_errors: NDArray[np.float32] | None = None
+    previous: Attempt | None = None
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What a rule's decision led to: a kernel has it once the output is computed.
+
+    Attributes
+    ----------
+    number : int
+        1 for the first attempt at these steps.
+    key_levels : ndarray[uint8], (n_steps, head_dim)
+    value_levels : ndarray[uint8], (n_steps, seq_len)
+    output_norms : ndarray[float64], (group, n_steps)
+        2-norm over channels.
+    bounds : Bounds
+        Proven, and the parts that scores and values have in it.
+    """
+
+    number: int
+    key_levels: NDArray[np.uint8]
+    value_levels: NDArray[np.uint8]
+    output_norms: NDArray[np.float64]
+    bounds: Bounds
+
+    def __getitem__(self, steps: NDArray[np.int64]) -> Attempt:
+        bounds = type(self.bounds)(*(getattr(self.bounds, f.name)[:, steps] for f in fields(self.bounds)))
+        levels = self.key_levels[steps], self.value_levels[steps]
+        return Attempt(self.number, *levels, self.output_norms[:, steps], bounds)
 
 
 @dataclass(frozen=True)
@@ -145,6 +199,22 @@ class Rule(ABC):
         """
         del view
         return None
+
+    def probe_windows(self, view: KeyView) -> tuple[Window, ...]:
+        """Return windows of tokens, each (first, visible) by step, whose keys and values are read at the first level before the keys are decided.
+
+        `view.peek` may look there and nowhere else; the traffic model counts it.
+        """
+        del view
+        return ()
+
+    def accepts(self, attempt: Attempt) -> NDArray[np.bool_]:
+        """Return whether a step may end with what was read, (n_steps,).
+
+        Where not, the rule is asked again, with `previous` set, and all that the attempt has read counts as pre-pass: values always, keys unless
+        the next attempt leaves their levels as they are.
+        """
+        return np.ones(len(attempt.key_levels), np.bool_)
 
     def __str__(self) -> str:
         changed = (f for f in fields(self) if getattr(self, f.name) != f.default)
