@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from precalign.inputs import HeadInputs, Steps
     from precalign.layouts import Layout
-    from precalign.rules.base import Attempt
+    from precalign.rules.base import Attempt, KeyReading
 
 CHUNK_TOKENS = 4096
 DIM_MULTIPLE = 16
@@ -218,8 +218,7 @@ class Block:
         probs: NDArray[np.float32],
         value_max_exponents: NDArray[np.signedinteger],
         scores: NDArray[np.float32] | None = None,
-        log_errors: NDArray[np.float32] | None = None,
-        previous: Attempt | None = None,
+        keys: KeyReading | None = None,
     ) -> ValueView:
         """Return what rules may know of the values, given the probabilities from their own scores."""
         return ValueView(
@@ -231,9 +230,8 @@ class Block:
             first=self.steps.first,
             visible=self.steps.visible,
             split_tokens=self.split_tokens,
-            log_errors=log_errors,
             peek=self.reads.peek,
             value_rounding=value_rounding(self),
             scores=scores,
-            previous=previous,
+            keys=keys,
         )

@@ -12,7 +12,7 @@ from precalign.bounds.steps import output_bounds, score_bounds
 from precalign.counts import count_levels, window_max
 from precalign.decode.errors import largest_difference
 from precalign.decode.exact import softmax_binary64
-from precalign.rules.base import Attempt
+from precalign.rules.base import Attempt, KeyReading
 from precalign.traffic import StepTraffic, Transfer, key_transfer, step_traffic, value_transfer
 
 if TYPE_CHECKING:
@@ -179,8 +179,10 @@ def read_block(block: Block, rules: Sequence[Rule], previous: Attempt | None = N
     softmax_binary64(exact, *block.window)
 
     value_max = window_max(block.inputs.value_exponents, *block.window)
-    known = zip(reduced, log_errors, kept, strict=True)
-    views = [block.value_view(p, value_max, s, errors, previous) for p, (_, errors), s in known]
+    known = zip(reduced, key_levels, log_errors, kept, strict=True)
+    views = [
+        block.value_view(p, value_max, s, KeyReading(key_view, levels, errors)) for p, levels, (_, errors), s in known
+    ]
     prepasses = [rule.prepass_tokens(view) for rule, view in zip(rules, views, strict=True)]
     decisions = zip(rules, views, prepasses, strict=True)
     value_levels = [rule.value_levels(view, prepass) for rule, view, prepass in decisions]

@@ -10,11 +10,12 @@ from precalign.rules.aligned_max import AlignedMax
 from precalign.rules.aligned_skip import AlignedSkip
 from precalign.rules.alignedkv import AlignedKV
 from precalign.rules.base import KeyView, Metadata, Rule, ValueView
+from precalign.rules.certified import Certified
 from precalign.rules.full import Full
 from precalign.rules.online import Online
 from precalign.rules.static import Static
 
-RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (AlignedKV, AlignedMax, AlignedSkip, Full, Online, Static)}
+RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (AlignedKV, AlignedMax, AlignedSkip, Certified, Full, Online, Static)}
 
 
 def get_rule(text: str) -> Rule:

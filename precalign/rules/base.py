@@ -63,6 +63,25 @@ class KeyView:
 
 
 @dataclass(frozen=True)
+class KeyReading:
+    """What the keys were read with, and what is proven of it.
+
+    Attributes
+    ----------
+    view : KeyView
+        What was known when their levels were decided.
+    levels : ndarray[uint8], (n_steps, head_dim)
+    log_errors : ndarray[float32], (group, n_steps, seq_len)
+        Proven bounds on the logarithms of the weights, from the bits of the keys that were read (`precalign.bounds`): one more
+        sum over channels beside each score. Defined where a step sees the token.
+    """
+
+    view: KeyView
+    levels: NDArray[np.uint8]
+    log_errors: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class ValueView:
     """What is known when the values of a block of decode steps of one kv head are decided.
 
@@ -88,11 +107,8 @@ class ValueView:
         As that of `KeyView`, for the tokens of `Rule.prepass_tokens`.
     value_rounding : float
         What the roundings of the sums over tokens do at most, relative to 2^E(v): `precalign.bounds`.
-    log_errors : ndarray[float32], (group, n_steps, seq_len), or None
-        Proven bounds on the logarithms of the weights, from the bits of the keys that were read (`precalign.bounds`): one more
-        sum over channels beside each score. Defined where a step sees the token.
-    previous : Attempt or None
-        Where a rule is asked again: what its last attempt at these steps read and found.
+    keys : KeyReading or None
+        What came before; None where a caller reads no keys.
     """
 
     layout: Layout
@@ -106,8 +122,7 @@ class ValueView:
     peek: Peek
     value_rounding: float
     scores: NDArray[np.float32] | None = None
-    log_errors: NDArray[np.float32] | None = None
-    previous: Attempt | None = None
+    keys: KeyReading | None = None
 
 
 @dataclass(frozen=True)
