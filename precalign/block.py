@@ -68,10 +68,10 @@ class Reads:
         """Return what stands beside the planes of a rebased layout."""
         return None if self.escaped is None else Beside.of(self.escaped["keys"], self.escaped["values"])
 
-    def peek(self, what: str, tokens: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-        """Return what the first level of tokens gives, (*tokens.shape, head_dim)."""
-        escaped = None if self.escaped is None else self.escaped[what][tokens]
-        return read_binary32(getattr(self.inputs, what)[tokens], self.layout, self.layout.first_read, escaped)
+    def peek(self, tokens: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+        """Return what the first level of tokens' values gives, (*tokens.shape, head_dim)."""
+        escaped = None if self.escaped is None else self.escaped["values"][tokens]
+        return read_binary32(self.inputs.values[tokens], self.layout, self.layout.first_read, escaped)
 
     def _levels_of(
         self, what: str, chunk: slice, arranged: Callable[[NDArray[Any]], NDArray[Any]]
@@ -209,9 +209,16 @@ class Block:
             first=steps.first,
             visible=steps.visible,
             scale=inputs.scale,
-            peek=self.reads.peek,
+            value_top_exponents=window_max(inputs.value_exponents.max(axis=1, keepdims=True), *self.window)[:, 0],
+            beside_bytes=self._beside_bytes(),
             previous=previous,
         )
+
+    def _beside_bytes(self) -> NDArray[np.int64]:
+        beside = self.reads.beside
+        if beside is None:
+            return np.zeros(self.n_steps, np.int64)
+        return (beside.keys(*self.window) + beside.values(*self.window, references=True)).bytes
 
     def value_view(
         self,

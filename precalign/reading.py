@@ -13,7 +13,7 @@ from precalign.counts import count_levels, window_max
 from precalign.decode.errors import largest_difference
 from precalign.decode.exact import softmax_binary64
 from precalign.rules.base import Attempt, KeyReading
-from precalign.traffic import StepTraffic, Transfer, key_transfer, step_traffic, value_transfer
+from precalign.traffic import StepTraffic, Transfer, step_traffic
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from precalign.bounds import Bounds
     from precalign.rules import Rule
-    from precalign.rules.base import Window
 
 
 @dataclass
@@ -120,26 +119,14 @@ def _level_counts(
     return channels, tokens
 
 
-def _probe(block: Block, windows: Sequence[Window]) -> Transfer:
-    """Return what reading windows of tokens at the first level moves, keys and values."""
-    total, level = Transfer.zeros(block.n_steps), block.layout.first_read
-    keys = np.full((block.n_steps, block.head_dim), level, np.uint8)
-    values = np.full((block.n_steps, block.seq_len), level, np.uint8)
-    for first, visible in windows:
-        total += key_transfer(keys, block.layout, first, visible)
-        total += value_transfer(values, block.layout, block.head_dim, first, visible)
-    return total
-
-
 def _traffic(
     block: Block,
     rule: Rule,
     key_levels: NDArray[np.uint8],
     value_levels: NDArray[np.uint8],
     prepass: NDArray[np.int32] | None,
-    probed: Transfer,
 ) -> StepTraffic:
-    traffic = step_traffic(
+    return step_traffic(
         block.layout,
         rule.metadata,
         key_levels,
@@ -152,7 +139,6 @@ def _traffic(
         beside=block.reads.beside,
         query_bits=block.inputs.outside_format.total_bits,
     )
-    return traffic.with_prepass(probed)
 
 
 def read_block(block: Block, rules: Sequence[Rule], previous: Attempt | None = None) -> BlockReadings:
@@ -166,7 +152,6 @@ def read_block(block: Block, rules: Sequence[Rule], previous: Attempt | None = N
         What the last attempt of the only rule at these steps led to.
     """
     key_view = block.key_view(previous)
-    windows = [rule.probe_windows(key_view) for rule in rules]
     key_levels = [rule.key_levels(key_view) for rule in rules]
     (full, *reduced), exact = block.scores([block.full_key_levels, *key_levels])
     score_errors = [
@@ -191,7 +176,7 @@ def read_block(block: Block, rules: Sequence[Rule], previous: Attempt | None = N
     readings = []
     for i, rule in enumerate(rules):
         levels = key_levels[i], value_levels[i]
-        traffic = _traffic(block, rule, *levels, prepasses[i], _probe(block, windows[i]))
+        traffic = _traffic(block, rule, *levels, prepasses[i])
         readings.append(Reading(*levels, reduced[i], outs[i], score_errors[i], bounds[i], traffic))
     return BlockReadings(readings, full, exact, full_out, exact_out)
 

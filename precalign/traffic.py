@@ -8,7 +8,7 @@ the bytes of the tokens seen. The full read that savings refer to is the plain c
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -100,7 +100,7 @@ class StepTraffic:
         Running maxima that the rule reads, one byte each, and what stands beside the planes of a rebased layout.
     prepass : Transfer
         What is read before the decision and then once more: values by a pre-pass, each query head apart; for a one-pass rule the newest page's
-        keys; windows of keys and values that a rule probes; all that an attempt has read whose outcome the rule did not accept.
+        keys; what an attempt has read whose outcome the rule did not accept, and must read again.
     scores_bytes, probs_bytes : ndarray[int64], (n_steps,)
         binary32 arrays written by one pass and read by the next.
     queries_bytes, outputs_bytes : ndarray[int64], (n_steps,)
@@ -119,10 +119,6 @@ class StepTraffic:
     probs_bytes: NDArray[np.int64]
     queries_bytes: NDArray[np.int64]
     outputs_bytes: NDArray[np.int64]
-
-    def with_prepass(self, more: Transfer) -> StepTraffic:
-        """Return the traffic with something more read before the decision."""
-        return replace(self, prepass=self.prepass + more)
 
     def columns(self) -> dict[str, NDArray[np.int64]]:
         """Return every count under one flat name: key_bytes, key_sectors, ..., full_value_lines, scores_bytes."""

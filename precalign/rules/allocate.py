@@ -113,7 +113,9 @@ def _clip(x: int) -> int:
 
 
 @inline
-def _price(at: int, offsets: Array, steps: Array, costs: Array, h: Array, below: Array, sums: Array, used: Array) -> int:
+def _price(
+    at: int, offsets: Array, steps: Array, costs: Array, h: Array, below: Array, sums: Array, used: Array
+) -> int:
     """Return the cost with the multiplier in bucket `at`, and write what each head suffers."""
     n = below[BUCKETS]
     cost = costs[steps[0]] * n

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from precalign.bounds import Bounds
     from precalign.layouts import Layout
 
-    Peek = Callable[[str, NDArray[np.integer]], NDArray[np.float32]]
-    Window = tuple[NDArray[np.int64], NDArray[np.int64]]
+    Peek = Callable[[NDArray[np.integer]], NDArray[np.float32]]
 
 
 NEVER = 1 << 30
@@ -44,9 +43,10 @@ class KeyView:
         A step sees tokens [first, visible).
     scale : float
         Of the scores.
-    peek : function
-        ``peek("keys", tokens)`` or ``peek("values", tokens)`` is what the first level of tokens (n_steps, n) gives, float32 (n_steps, n, head_dim);
-        for the tokens of `Rule.probe_windows`, which are counted.
+    value_top_exponents : ndarray[int8 or int16], (n_steps,)
+        The largest E(v_tc) that a step sees; a rule that uses it reads the maxima of `Metadata.value_tokens` or `value_channels`.
+    beside_bytes : ndarray[int64], (n_steps,)
+        What a step reads beside the planes of a rebased layout, the token references in it where the rule's metadata are those; 0 for other layouts.
     previous : Attempt or None
         Where a rule is asked again: what its last attempt at these steps read and found.
     """
@@ -58,7 +58,8 @@ class KeyView:
     first: NDArray[np.int64]
     visible: NDArray[np.int64]
     scale: float
-    peek: Peek
+    value_top_exponents: NDArray[np.signedinteger]
+    beside_bytes: NDArray[np.int64]
     previous: Attempt | None = None
 
 
@@ -104,7 +105,7 @@ class ValueView:
     scores : ndarray[float32], (group, n_steps, seq_len), or None
         The reduced scores, for a rule with `reads_scores`.
     peek : function
-        As that of `KeyView`, for the tokens of `Rule.prepass_tokens`.
+        What the first level of the values of tokens (n_steps, n) gives, float32 (n_steps, n, head_dim): for those of `Rule.prepass_tokens`, which are counted.
     value_rounding : float
         What the roundings of the sums over tokens do at most, relative to 2^E(v): `precalign.bounds`.
     keys : KeyReading or None
@@ -214,14 +215,6 @@ class Rule(ABC):
         """
         del view
         return None
-
-    def probe_windows(self, view: KeyView) -> tuple[Window, ...]:
-        """Return windows of tokens, each (first, visible) by step, whose keys and values are read at the first level before the keys are decided.
-
-        `view.peek` may look there and nowhere else; the traffic model counts it.
-        """
-        del view
-        return ()
 
     def accepts(self, attempt: Attempt) -> NDArray[np.bool_]:
         """Return whether a step may end with what was read, (n_steps,).

@@ -8,23 +8,31 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from precalign.bounds.rounding import gamma
-from precalign.bounds.scores import half_widths, round_up
+from precalign.bounds.scores import half_widths
 from precalign.errors import UsageError
 from precalign.jit import Array, kernel
-from precalign.rules.allocate import Prices, cover
 from precalign.rules.alignedkv import strongest_tokens
+from precalign.rules.allocate import Prices, cover
 from precalign.rules.base import Attempt, KeyReading, KeyView, Metadata, Rule, ValueView
-from precalign.rules.plan import binades, error_share, forecast, key_tops, size, windows
+from precalign.rules.plan import binades, key_tops, size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from precalign.layouts import Layout
-    from precalign.rules.base import Window
 
-CAUTION = 0.5
-"""Share of what keys may do by the forecast that they are planned to do: the probed tokens tend to promise too little."""
-SECOND = 0.9
+KEY_SHARE = 0.4
+"""Share of the tolerance that keys are planned to take; values get what they leave. Bytes depend little on it: half or twice the share is one bit
+of every key that is not read whole."""
+TRUST = 0.2
+"""Share of their length that the mean of few tokens is given where they hold little of the attention: the others may point elsewhere."""
+WEAKEST = 1 / 16
+"""A token is looked at if it has this much of the strongest one's probability."""
+MISSED = 1.25
+"""What scores do to all tokens, over what they do to the strongest ones."""
+FIRST = 0.8
+"""Share of the tolerance that a first attempt aims at."""
+SECOND = 0.95
 """Share of the tolerance that a second attempt aims at: it knows what the first one found."""
 KEYS_AT_MOST = 0.6
 """Share of the tolerance above which a second attempt reads more of the keys, not of the values alone."""
@@ -39,11 +47,25 @@ ACCEPTED = 1 - 2.0**-22
 LARGEST = 1e30
 
 
-def _needs(weights: NDArray[Any], allowed: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Return weights in units of what they may do, (group, n_steps, n)."""
+def _needs(weights: NDArray[Any], allowed: NDArray[np.float64], sizes: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return weights times sizes (n,) in units of what they may do, (group, n_steps, n); not defined where a step does not see an item."""
     with np.errstate(invalid="ignore", over="ignore"):
-        needs = weights / np.maximum(allowed, 1 / LARGEST)[..., None]
+        needs = weights * (sizes / np.maximum(allowed, 1 / LARGEST)[..., None])
         return np.minimum(needs, LARGEST).astype(np.float32)
+
+
+@kernel
+def _likeness(probs: Array, first: Array, visible: Array) -> Array:
+    """Return max_g p_gt / max_t' p_gt', (1, n_steps, n_tokens): 1 for each head's strongest token, 0 where a step does not see it."""
+    group, n_steps, n_tokens = probs.shape
+    out = np.zeros((1, n_steps, n_tokens), np.float32)
+    for step in range(n_steps):
+        for head in range(group):
+            row, best = probs[head, step, first[step] : visible[step]], out[0, step, first[step] : visible[step]]
+            largest = row.max()
+            for t in range(len(row)):
+                best[t] = max(best[t], row[t] / largest)
+    return out
 
 
 @kernel
@@ -75,12 +97,11 @@ class Certified(Rule):
 
     The order in which it gets to know things (docs/rules.md):
 
-    1. a probe of 32 tokens at the first level, keys and values, forecasts what reading less of each would do;
-    2. keys: the fewest bits so that scores do no more than their share of the tolerance by that forecast;
-    3. the scores' own errors are proven then; the 32 strongest tokens' values at the first level tell what they do to the output;
-    4. values: the fewest bytes for what they leave of the tolerance;
-    5. the bound of what was read is proven. Where it exceeds the tolerance, a second attempt reads more, knowing what each part did; a third reads
-       everything. What is read more than once is counted as pre-pass.
+    1. keys, from queries and running maxima: the fewest bits with which no score moves by more than a share of the tolerance over `spread`;
+    2. the scores' own errors are proven then; the strongest tokens' values at the first level, a pre-pass, tell about what they do to the output;
+    3. values, from probabilities and token maxima: the fewest bytes for what the scores leave of the tolerance;
+    4. the bound of what was read is proven. Where it exceeds the tolerance, a second attempt reads more, knowing what each part did; a third reads
+       everything. What an attempt has read that must be read again is counted as pre-pass.
 
     Attributes
     ----------
@@ -88,6 +109,9 @@ class Certified(Rule):
         On ||o - exact||_2 / ||exact||_2, or on max_c |o_c - exact_c|.
     relative : int
         1: relative to the exact output's norm; 0: absolute.
+    spread : float
+        By how much the output is taken to move, relative to its norm (absolute: to the largest binade of a value), if scores move by at most 1. It
+        decides how many bits keys get at first, not whether the tolerance is met.
     """
 
     name = "certified"
@@ -95,6 +119,7 @@ class Certified(Rule):
 
     tolerance: float = 0.01
     relative: int = 1
+    spread: float = 2.0
 
     def check(self, layout: Layout) -> None:
         """Raise UsageError unless the tolerance is positive and finite, and `relative` 0 or 1."""
@@ -103,6 +128,8 @@ class Certified(Rule):
             raise UsageError(
                 f"rule {self}: tolerance must be positive and finite", hint="certified:tolerance=0.01 allows 1 %"
             )
+        if not 0 < self.spread < np.inf:
+            raise UsageError(f"rule {self}: spread must be positive and finite", hint="it is 2 where none is given")
         if self.relative not in (0, 1):
             raise UsageError(f"rule {self}: relative must be 1 or 0", hint="relative=0 makes the tolerance absolute")
 
@@ -125,10 +152,6 @@ class Certified(Rule):
         met: NDArray[np.bool_] = (bound <= self.tolerance * ACCEPTED).all(axis=0)
         return met if attempt.number < LAST_ATTEMPT else np.ones_like(met)
 
-    def probe_windows(self, view: KeyView) -> tuple[Window, ...]:
-        """Probe the first and the last tokens; a later attempt knows more than they could tell."""
-        return windows(view.first, view.visible) if view.previous is None else ()
-
     def key_levels(self, view: KeyView) -> NDArray[np.uint8]:
         """Return the fewest bits with which scores take no more than their share."""
         layout, head_dim = view.layout, view.queries.shape[-1]
@@ -138,25 +161,32 @@ class Certified(Rule):
             return np.full(before.key_levels.shape, len(layout.levels) - 1, np.uint8)
         channels = np.zeros(len(view.first), np.int64), np.full(len(view.first), head_dim)
         prices = Prices.of_bits(layout)
-        if before is None:
-            ahead = forecast(view, relative=bool(self.relative))
-            share = error_share(ahead, self._limit, layout, h, view.visible - view.first)
-            return cover(_needs(ahead.key_weights, CAUTION * self._limit * share[None]), h, prices, *channels)
-        limit, moved, _ = self._parts(before)
         tops = key_tops(view)
+        if before is None:
+            return cover(_needs(tops, self._planned(view), np.ones(head_dim)), h, prices, *channels)
+        limit, moved, _ = self._parts(before)
         did = (tops * h[before.key_levels]).sum(axis=-1)
         wanted = did * np.minimum(1, KEYS_AT_MOST * SECOND * limit / np.maximum(moved, 1e-300))
         wanted = np.where(np.isfinite(moved), wanted, 0)
         again = (moved > KEYS_AT_MOST * limit).any(axis=0)
-        levels = cover(_needs(tops, wanted), h, prices, *channels)
+        levels = cover(_needs(tops, wanted, np.ones(head_dim)), h, prices, *channels)
         return np.where(again[:, None], np.maximum(levels, before.key_levels), before.key_levels)
+
+    def _planned(self, view: KeyView) -> NDArray[np.float64]:
+        """Return by how much scores may move in a first attempt, (1, n_steps)."""
+        if self.relative:
+            return np.full((1, len(view.first)), KEY_SHARE * self._limit / self.spread)
+        tops = np.ldexp(1.0, view.value_top_exponents.astype(np.int32))
+        return KEY_SHARE * self._limit / (self.spread * tops)[None]
 
     def prepass_tokens(self, view: ValueView) -> NDArray[np.int32] | None:
         """Return the strongest tokens by the largest probability of the group, (1, n_steps, 32); none for a later attempt."""
         if _key_reading(view).view.previous is not None:
             return None
-        tokens: NDArray[np.int32] = strongest_tokens(view.probs.max(axis=0, keepdims=True), view.first, view.visible)
-        return tokens
+        likeness = _likeness(view.probs, view.first, view.visible)
+        tokens: NDArray[np.int32] = strongest_tokens(likeness, view.first, view.visible)
+        found = np.take_along_axis(likeness, np.maximum(tokens, 0).astype(np.int64), axis=2)
+        return np.where(found >= WEAKEST, tokens, np.int32(-1))
 
     def value_levels(self, view: ValueView, prepass: NDArray[np.int32] | None) -> NDArray[np.uint8]:
         """Return the fewest bytes for what the scores leave of the tolerance."""
@@ -175,7 +205,7 @@ class Certified(Rule):
         if layout.skip:
             h = np.repeat(h[None], len(view.first), axis=0)
             h[:, 0] = self._unread(view) / np.maximum(per_top.mean(axis=0), 1e-300)
-        needs = _needs(view.probs * tops.astype(np.float32), left / np.maximum(per_top, 1e-300))
+        needs = _needs(view.probs, left / np.maximum(per_top, 1e-300), tops)
         prices = Prices.of_rows(layout, view.values.shape[1])
         return cover(needs, h, prices, view.first, view.visible)
 
@@ -189,7 +219,7 @@ class Certified(Rule):
         rows = np.arange(len(chosen))[:, None]
         probs = np.where(there, view.probs[:, rows, chosen], 0).astype(np.float64)
         errors = probs * _key_reading(view).log_errors[:, rows, chosen]
-        values = view.peek("values", chosen).astype(np.float64)
+        values = view.peek(chosen).astype(np.float64)
         mass = probs.sum(axis=-1)[..., None]
         mean = np.einsum("gsj,sjc->gsc", probs, values) / mass
         spread, scatter = np.zeros_like(mean), np.zeros_like(mean)
@@ -197,14 +227,16 @@ class Certified(Rule):
             away = np.abs(values[:, j] - mean)
             spread += errors[..., j, None] * away
             scatter += (probs[..., j, None] * away) ** 2
-        # The mean of few tokens is longer than that of all by what they scatter.
-        norm = (mean**2).sum(axis=-1) - (1 - mass[..., 0]) * (scatter / mass**2).sum(axis=-1)
+        # The mean of few tokens is longer than that of all by what they scatter; and the others, as long, point elsewhere.
+        share = np.minimum(mass[..., 0], 1)
+        norm = (mean**2).sum(axis=-1) - (1 - share) * (scatter / mass**2).sum(axis=-1)
         norm = np.sqrt(np.maximum(norm, (mean**2).sum(axis=-1) / 4)) if relative else np.ones(mass.shape[:2])
+        norm *= TRUST + (1 - TRUST) * np.sqrt(share) if relative else 1
         least = 2.0**view.layout.format.emin
-        sizes = (probs * size(binades(values.astype(np.float32), least), relative=relative)).sum(axis=-1)
+        sizes = (probs * size(binades(values, least), relative=relative)).sum(axis=-1)
         tops = np.ldexp(1.0, view.token_max_exponents.astype(np.int32))[chosen]
         per_top = sizes / np.maximum((probs * tops).sum(axis=-1), 1e-300)
-        return self._limit * norm, size(spread / mass, relative=relative), per_top
+        return FIRST * self._limit * norm, MISSED * size(spread / mass, relative=relative), per_top
 
     def _known(
         self, view: ValueView, before: Attempt, h: NDArray[np.float64], tops: NDArray[np.float64]
