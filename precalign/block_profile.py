@@ -14,6 +14,7 @@ from precalign.decode.scores import TILE
 from precalign.profile import HeadProfile
 from precalign.reading import read_block, settle
 from precalign.waste import Waste, add_key_waste, add_value_waste
+from precalign.yardstick import optimal_bits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,13 +65,16 @@ def profile_block(reads: Reads, steps: Steps, rules: Sequence[Rule], split_token
     shared = _shared_figures(block, exact, full)
     shared["full_read_error_vs_exact"] = relative_error(full_out, exact_out).T
     shared["rounding_error"] = relative_error(round_to_format(exact_out, inputs.outside_format), exact_out).T
+    levels = [(reading.key_levels, reading.value_levels) for reading in done.readings]
+    least_bits = optimal_bits(block, full, full_out, levels)
     profiles = []
-    for rule, reading in zip(rules, done.readings, strict=True):
+    for rule, reading, least in zip(rules, done.readings, least_bits, strict=True):
         probs, out, bounds = reading.probs, reading.outputs, reading.bounds
         profiles.append(
             HeadProfile(
                 **shared,
                 **_level_figures(block, rule, reading),
+                optimal_bits=least,
                 score_error_max_vs_full=reading.score_errors[0].T,
                 score_error_max_vs_exact=reading.score_errors[1].T,
                 prob_tv_vs_full=total_variation(probs, full, *block.window).T,

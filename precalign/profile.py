@@ -61,6 +61,8 @@ class HeadProfile:
         Arrays (n_steps,).
     attempts : ndarray[int64], (n_steps,)
         How often the rule decided; more than once where it did not accept the first outcome.
+    optimal_bits : ndarray[int64], (n_steps,)
+        Bits that the yardstick needs for the same worst-case error (`precalign.yardstick`).
     score_error_max_vs_full, score_error_max_vs_exact : ndarray[float64], (n_steps, group)
         max_t |s_t - reference|.
     prob_tv_vs_full, prob_tv_vs_exact : ndarray[float64], (n_steps, group)
@@ -98,6 +100,7 @@ class HeadProfile:
     value_wasted_bits: NDArray[np.int64]
     traffic: StepTraffic
     attempts: NDArray[np.int64]
+    optimal_bits: NDArray[np.int64]
     score_error_max_vs_full: NDArray[np.float64]
     score_error_max_vs_exact: NDArray[np.float64]
     prob_tv_vs_full: NDArray[np.float64]
