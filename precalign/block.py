@@ -8,20 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from precalign.beside import Beside
-from precalign.bounds.steps import output_bounds, score_bounds
-from precalign.counts import count_levels, token_sums, window_max
-from precalign.decode.codes import round_to_format, to_binary32
-from precalign.decode.errors import largest_difference, relative_error, total_variation
-from precalign.decode.exact import softmax_binary64
+from precalign.bounds.steps import value_rounding
+from precalign.counts import window_max
+from precalign.decode.codes import to_binary32
 from precalign.decode.output import add_outputs
 from precalign.decode.scores import TILE, scores
 from precalign.decode.softmax import softmax
 from precalign.memory import aligned_empty
-from precalign.profile import HeadProfile
 from precalign.rebase import escaped_keys, escaped_values, read_binary32
 from precalign.rules.base import KeyView, ValueView
-from precalign.traffic import step_traffic
-from precalign.waste import Waste, add_key_waste, add_value_waste
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +25,7 @@ if TYPE_CHECKING:
 
     from precalign.inputs import HeadInputs, Steps
     from precalign.layouts import Layout
-    from precalign.rules import Rule
+    from precalign.rules.base import Attempt, KeyReading
 
 CHUNK_TOKENS = 4096
 DIM_MULTIPLE = 16
@@ -72,6 +67,11 @@ class Reads:
     def beside(self) -> Beside | None:
         """Return what stands beside the planes of a rebased layout."""
         return None if self.escaped is None else Beside.of(self.escaped["keys"], self.escaped["values"])
+
+    def peek(self, tokens: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+        """Return what the first level of tokens' values gives, (*tokens.shape, head_dim)."""
+        escaped = None if self.escaped is None else self.escaped["values"][tokens]
+        return read_binary32(self.inputs.values[tokens], self.layout, self.layout.first_read, escaped)
 
     def _levels_of(
         self, what: str, chunk: slice, arranged: Callable[[NDArray[Any]], NDArray[Any]]
@@ -198,7 +198,7 @@ class Block:
             add_outputs(wide, last_row, self.full_value_levels, exact, *place, True, wide_out)  # noqa: FBT003
         return [out[..., : self.head_dim] for out in reduced], wide_out[..., : self.head_dim]
 
-    def key_view(self) -> KeyView:
+    def key_view(self, previous: Attempt | None = None) -> KeyView:
         """Return what rules may know of the keys."""
         inputs, steps = self.inputs, self.steps
         return KeyView(
@@ -209,13 +209,23 @@ class Block:
             first=steps.first,
             visible=steps.visible,
             scale=inputs.scale,
+            value_top_exponents=window_max(inputs.value_exponents.max(axis=1, keepdims=True), *self.window)[:, 0],
+            beside_bytes=self._beside_bytes(),
+            previous=previous,
         )
+
+    def _beside_bytes(self) -> NDArray[np.int64]:
+        beside = self.reads.beside
+        if beside is None:
+            return np.zeros(self.n_steps, np.int64)
+        return (beside.keys(*self.window) + beside.values(*self.window, references=True)).bytes
 
     def value_view(
         self,
         probs: NDArray[np.float32],
         value_max_exponents: NDArray[np.signedinteger],
         scores: NDArray[np.float32] | None = None,
+        keys: KeyReading | None = None,
     ) -> ValueView:
         """Return what rules may know of the values, given the probabilities from their own scores."""
         return ValueView(
@@ -227,117 +237,8 @@ class Block:
             first=self.steps.first,
             visible=self.steps.visible,
             split_tokens=self.split_tokens,
+            peek=self.reads.peek,
+            value_rounding=value_rounding(self),
             scores=scores,
+            keys=keys,
         )
-
-
-def _shared_figures(block: Block, exact_probs: NDArray[np.float64], full_probs: NDArray[np.float32]) -> dict[str, Any]:
-    """Return the figures of a block that no rule changes."""
-    inputs, steps = block.inputs, block.steps
-    seq_len, n_steps = len(inputs.keys), block.n_steps
-    key_waste = Waste.zeros(n_steps, block.head_dim, seq_len, inputs.format.precision_bits)
-    value_waste = Waste.zeros(n_steps, block.head_dim, seq_len, inputs.format.precision_bits)
-    n_tiles = block.padded_len // TILE
-    query_exponents = np.ascontiguousarray(inputs.query_exponents[:, steps.queries])
-    add_key_waste(key_waste, query_exponents, inputs.key_exponent_tiles[:n_tiles], *block.window)
-    add_value_waste(value_waste, full_probs, inputs.value_exponent_tiles[:n_tiles], *block.window)
-    mass, seen = token_sums(exact_probs, *block.window, seq_len)
-    return {
-        "levels": block.layout.levels,
-        "visible_tokens": steps.visible - steps.first,
-        "key_wasted_bits": key_waste.step_bits,
-        "value_wasted_bits": value_waste.step_bits,
-        "key_channel_wasted_bits": key_waste.channel_bits,
-        "value_channel_wasted_bits": value_waste.channel_bits,
-        "token_visible_steps": seen,
-        "token_attention_mass": mass,
-        "key_token_wasted_bits": key_waste.token_bits,
-        "value_token_wasted_bits": value_waste.token_bits,
-        "key_wasted_histogram": key_waste.histogram,
-        "value_wasted_histogram": value_waste.histogram,
-    }
-
-
-def _level_figures(
-    block: Block,
-    rule: Rule,
-    key_levels: NDArray[np.uint8],
-    value_levels: NDArray[np.uint8],
-    prepass: NDArray[np.int32] | None,
-) -> dict[str, Any]:
-    """Return what a rule reads: counts by level, and the traffic."""
-    n_levels = len(block.layout.levels)
-    by_level = key_levels[:, :, None] == np.arange(n_levels, dtype=np.uint8)
-    key_channels = by_level.sum(axis=1, dtype=np.int64)
-    value_tokens, token_steps = count_levels(value_levels, *block.window, n_levels, len(block.inputs.keys))
-    traffic = step_traffic(
-        block.layout,
-        rule.metadata,
-        key_levels,
-        value_levels,
-        key_channels,
-        value_tokens,
-        prepass,
-        block.group,
-        *block.window,
-        one_pass=rule.one_pass,
-        beside=block.reads.beside,
-        query_bits=block.inputs.outside_format.total_bits,
-    )
-    return {
-        "rule": str(rule),
-        "key_level_channels": key_channels,
-        "value_level_tokens": value_tokens,
-        "key_channel_level_steps": by_level.sum(axis=0, dtype=np.int64),
-        "value_token_level_steps": token_steps,
-        "traffic": traffic,
-    }
-
-
-def profile_block(reads: Reads, steps: Steps, rules: Sequence[Rule], split_tokens: int) -> list[HeadProfile]:
-    """Return the profile of a block of steps for each rule; `precalign.profile.profile_head` documents the arguments."""
-    block, inputs = Block(reads, steps, split_tokens), reads.inputs
-    key_view = block.key_view()
-    key_levels = [rule.key_levels(key_view) for rule in rules]
-    (full, *reduced), exact = block.scores([block.full_key_levels, *key_levels])
-    score_errors = [
-        (largest_difference(s, full, *block.window), largest_difference(s, exact, *block.window)) for s in reduced
-    ]
-    log_errors = score_bounds(block, key_levels, reduced)
-    kept = [s.copy() if rule.reads_scores else None for rule, s in zip(rules, reduced, strict=True)]
-    for s in (full, *reduced):
-        block.softmax(s)
-    softmax_binary64(exact, *block.window)
-
-    value_max = window_max(inputs.value_exponents, *block.window)
-    views = [block.value_view(p, value_max, s) for p, s in zip(reduced, kept, strict=True)]
-    prepasses = [rule.prepass_tokens(view) for rule, view in zip(rules, views, strict=True)]
-    decisions = zip(rules, views, prepasses, strict=True)
-    value_levels = [rule.value_levels(view, prepass) for rule, view, prepass in decisions]
-    (full_out, *outs), exact_out = block.outputs([full, *reduced], [block.full_value_levels, *value_levels], exact)
-
-    bounds = output_bounds(block, reduced, log_errors, value_levels, outs)
-
-    shared = _shared_figures(block, exact, full)
-    shared["full_read_error_vs_exact"] = relative_error(full_out, exact_out).T
-    shared["rounding_error"] = relative_error(round_to_format(exact_out, inputs.outside_format), exact_out).T
-    profiles = []
-    for i, rule in enumerate(rules):
-        vs_full, vs_exact = score_errors[i]
-        profiles.append(
-            HeadProfile(
-                **shared,
-                **_level_figures(block, rule, key_levels[i], value_levels[i], prepasses[i]),
-                score_error_max_vs_full=vs_full.T,
-                score_error_max_vs_exact=vs_exact.T,
-                prob_tv_vs_full=total_variation(reduced[i], full, *block.window).T,
-                prob_tv_vs_exact=total_variation(reduced[i], exact, *block.window).T,
-                output_error_vs_full=relative_error(outs[i], full_out).T,
-                output_error_vs_exact=relative_error(outs[i], exact_out).T,
-                output_max_error_vs_exact=np.abs(outs[i] - exact_out).max(axis=-1).T,
-                score_bound=bounds[i].scores.T,
-                output_max_bound=bounds[i].output_max.T,
-                output_bound=bounds[i].output_relative.T,
-            )
-        )
-    return profiles

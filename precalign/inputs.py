@@ -115,5 +115,5 @@ class Steps:
     def __len__(self) -> int:
         return len(self.queries)
 
-    def __getitem__(self, block: slice) -> Steps:
+    def __getitem__(self, block: slice | NDArray[np.int64]) -> Steps:
         return Steps(self.queries[block], self.first[block], self.visible[block])

@@ -68,6 +68,21 @@ class Transfer:
     def __add__(self, other: Transfer) -> Transfer:
         return Transfer(*(getattr(self, unit) + getattr(other, unit) for unit in UNITS))
 
+    def take(self, steps: NDArray[np.int64]) -> Transfer:
+        """Return the transfer of some steps."""
+        return Transfer(*(getattr(self, unit)[steps] for unit in UNITS))
+
+    def where(self, condition: NDArray[np.bool_]) -> Transfer:
+        """Return the transfer with nothing where the condition, (n_steps,), is false."""
+        return Transfer(*(np.where(condition, getattr(self, unit), 0) for unit in UNITS))
+
+    def replaced(self, steps: NDArray[np.int64], other: Transfer) -> Transfer:
+        """Return the transfer with that of some steps replaced by `other`'s."""
+        columns = [getattr(self, unit).copy() for unit in UNITS]
+        for column, unit in zip(columns, UNITS, strict=True):
+            column[steps] = getattr(other, unit)
+        return Transfer(*columns)
+
 
 @dataclass(frozen=True)
 class StepTraffic:
@@ -84,7 +99,8 @@ class StepTraffic:
     metadata : Transfer
         Running maxima that the rule reads, one byte each, and what stands beside the planes of a rebased layout.
     prepass : Transfer
-        Values that a pre-pass reads before the decision, each query head apart; for a one-pass rule the newest page's keys.
+        What is read before the decision and then once more: values by a pre-pass, each query head apart; for a one-pass rule the newest page's
+        keys; what an attempt has read whose outcome the rule did not accept, and must read again.
     scores_bytes, probs_bytes : ndarray[int64], (n_steps,)
         binary32 arrays written by one pass and read by the next.
     queries_bytes, outputs_bytes : ndarray[int64], (n_steps,)
