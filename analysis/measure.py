@@ -122,10 +122,11 @@ def measure(
             reads = reads_of(profile, inputs.keys.shape[1], inputs.format)
             errors, bounds = profile.output_error_vs_exact.astype(np.float32), round_up(profile.output_bound)
             parts.append(Measured(rule, errors, bounds, {name: int(counts.sum()) for name, counts in reads.items()}))
-    return [_joined(parts) for parts in held]
+    return [joined(parts) for parts in held]
 
 
-def _joined(parts: Sequence[Measured]) -> Measured:
+def joined(parts: Sequence[Measured]) -> Measured:
+    """Return one rule's figures over several lots of steps as one."""
     return Measured(
         parts[0].rule,
         np.concatenate([part.errors for part in parts]),

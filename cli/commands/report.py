@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 
-from precalign.errors import OutputError
+from precalign.cli.output import write_whole
 
 
 @click.command("report")
@@ -53,25 +52,3 @@ def command(*, directory: Path, form: str, output: Path | None) -> None:
         return
     write_whole(output, text)
     click.echo(f"Wrote {output}")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be written.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        try:
-            part.write_text(text, encoding="utf-8")
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written: {error.strerror or error}",
-            hint="does the folder exist, and may you write there?",
-        ) from error
