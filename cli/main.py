@@ -46,6 +46,7 @@ COMMANDS = {
     "tune": Entry(
         "precalign.cli.commands.tune", "Find the cheapest rule for every head within a tolerance, and verify it."
     ),
+    "frontier": Entry("precalign.cli.commands.frontier", "Saving against error for all rules over their parameters."),
     "formats": Entry("precalign.cli.commands.formats", "List the number formats, or every value of one."),
     "bench": Entry("precalign.cli.commands.bench", "Time precalign against its peers, results checked first."),
 }

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 PARTS = ("calibration", "verification")
+CALIBRATED, SHOWN = ("at_quantile",), ("median", "at_quantile", "max")
 
 
 def show_tuning(report: dict[str, Any], layout: str, out: Console) -> None:
@@ -24,9 +25,9 @@ def show_tuning(report: dict[str, Any], layout: str, out: Console) -> None:
         f"Calibrated on {split['calibration_steps']:,} steps, verified on {split['verification_steps']:,} others "
         f"(--holdout {split['holdout']})."
     )
-    table = _table(promise, ("calibrated", "held back"))
+    table = _table(promise, {"calibrated": CALIBRATED, "held back": SHOWN})
     for calibrated, verified in zip(*(report[part]["heads"] for part in PARTS), strict=True):
-        figures = [*_figures(calibrated, promise["about"]), *_figures(verified, promise["about"])]
+        figures = [*_figures(calibrated, promise["about"], CALIBRATED), *_figures(verified, promise["about"], SHOWN)]
         table.add_row(*_head(verified), *figures, *_last(verified))
     out.print(table)
     calibrated, verified = (report[part] for part in PARTS)
@@ -43,28 +44,29 @@ def show_verification(report: dict[str, Any], out: Console) -> None:
     tuned_on = "" if report["tuned_on"] is None else f", tuned on {report['tuned_on']}"
     out.print(f"[bold]{escape(report['dump'])}[/]  policy {escape(report['policy'] + tuned_on)}")
     out.print(escape(report["sentence"]))
-    table = _table(promise, ("here",))
+    table = _table(promise, {"here": SHOWN})
     for head in figures["heads"]:
-        table.add_row(*_head(head), *_figures(head, promise["about"]), *_last(head))
+        table.add_row(*_head(head), *_figures(head, promise["about"], SHOWN), *_last(head))
     out.print(table)
     out.print(f"All heads: {_outcome(figures)}")
     _conclude(figures, promise, "this dump", out)
 
 
-def _table(promise: dict[str, Any], parts: tuple[str, ...]) -> Table:
+def _table(promise: dict[str, Any], parts: dict[str, tuple[str, ...]]) -> Table:
     from rich import box
     from rich.table import Table
 
-    spread = "max" if promise["quantile"] == 1 else f"{100 * promise['quantile']:g} %"
-    title = f"{promise['about']}: median, {spread} and max over steps, of the largest of the group's query heads"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", title_style="")
+    words = {"median": "median", "at_quantile": f"{100 * promise['quantile']:g} %", "max": "max"}
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name in ("layer", "head"):
-        table.add_column(name, justify="right")
-    table.add_column("rule", no_wrap=True)
-    for part in parts:
-        for name in (f"{part}: median", spread, "max", "above"):
-            table.add_column(name, justify="right")
-    for name in ("proven, max", "saved"):
+        table.add_column(f"\n{name}", justify="right")
+    table.add_column("\nrule", no_wrap=True)
+    for part, names in parts.items():
+        title = f"{promise['about']} {part}"
+        for name in names:
+            table.add_column(f"{title}\n{words[name]}" if name == names[0] else f"\n{words[name]}", justify="right")
+        table.add_column("steps\nabove", justify="right")
+    for name in ("proven\nmax", "bytes\nsaved"):
         table.add_column(name, justify="right")
     table.add_column("")
     return table
@@ -74,11 +76,8 @@ def _head(head: dict[str, Any]) -> tuple[str, ...]:
     return str(head["layer"]), str(head["kv_head"]), head["rule"]
 
 
-def _figures(head: dict[str, Any], about: str) -> tuple[str, ...]:
-    return (
-        *(error(head[about][name]) for name in ("median", "at_quantile", "max")),
-        f"{head['steps_above']}/{head['n_steps']}",
-    )
+def _figures(head: dict[str, Any], about: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    return (*(error(head[about][name]) for name in names), f"{head['steps_above']}/{head['n_steps']}")
 
 
 def _last(head: dict[str, Any]) -> tuple[str, ...]:

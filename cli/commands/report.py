@@ -24,10 +24,10 @@ from precalign.cli.output import write_whole
     "--output",
     type=click.Path(path_type=Path),
     default=None,
-    help="File to write.  [default: DIRECTORY/report.html for html, else the terminal]",
+    help="File to write.  [default: for html the page in DIRECTORY, else the terminal]",
 )
 def command(*, directory: Path, form: str, output: Path | None) -> None:
-    """Render a result directory again, without computing anything.
+    """Render the result directory of analyze or frontier again, without computing anything.
 
     \b
     Examples:
@@ -35,18 +35,15 @@ def command(*, directory: Path, form: str, output: Path | None) -> None:
       precalign report out/ --format md
       precalign report out/ --format html -o report.html
     """
-    from precalign.analysis.render import render
-    from precalign.analysis.results.reader import open_result
+    from precalign.analysis.render.registry import page_name, render, show
     from precalign.cli.output import console
 
     if form == "terminal" and output is None:
-        from precalign.analysis.render.terminal import show
-
-        show(open_result(directory), console())
+        show(directory, console())
         return
     text = render(directory, form)
     if form == "html" and output is None:
-        output = directory / "report.html"
+        output = directory / page_name(directory)
     if output is None:
         click.echo(text, nl=False)
         return

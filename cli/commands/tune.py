@@ -56,8 +56,14 @@ if TYPE_CHECKING:
 @click.option("--overwrite", is_flag=True, help="Replace an earlier policy.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(
-    *, dump: Path, output: Path | None, verify: Path | None, as_json: bool, overwrite: bool, **chosen: Any
-) -> None:  # noqa: ANN401 - click's values
+    *,
+    dump: Path,
+    output: Path | None,
+    verify: Path | None,
+    as_json: bool,
+    overwrite: bool,
+    **chosen: Any,  # noqa: ANN401 - click's values
+) -> None:
     """Find a rule for every kv head that reads the fewest bytes within a tolerance.
 
     Calibrates on some decode steps of the dump and verifies on the others, which took no part in the choice. The exit code is 1 if
