@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from precalign import __version__
 from precalign.analysis.facts import dump_facts
+from precalign.analysis.frontier.accepted import accepted
 from precalign.analysis.frontier.collect import Collected
 from precalign.analysis.frontier.equal import equal_error
 from precalign.analysis.frontier.schema import FRONTIER_FILE, FRONTIER_PAGE, FRONTIER_SCHEMA
@@ -73,7 +74,8 @@ def frontier(
             for task, measured in zip(plan.tasks, _measured(plan, grid, progress), strict=True):
                 collected.add(task.layer.index, task.kv_head, measured)
             table = frontier_table(collected, grid, plan.format.total_bits)
-            summary = _summary(plan, grid, equal_error(table, collected, grid))
+            summary = _summary(plan, grid)
+            summary |= {"equal_error": equal_error(table, collected, grid), "accepted": accepted(table)}
         text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
         with writing(target):
             pq.write_table(table, directory / FRONTIER_FILE, compression="zstd")
@@ -97,7 +99,7 @@ def _measured(plan: Plan, grid: Grid, progress: Progress | None) -> Iterator[lis
     return in_order(plan.tasks, plan.options.jobs, work, progress)
 
 
-def _summary(plan: Plan, grid: Grid, equal: list[dict[str, Any]]) -> dict[str, Any]:
+def _summary(plan: Plan, grid: Grid) -> dict[str, Any]:
     layout, rule = grid.settings[grid.reference]
     return {
         "schema": FRONTIER_SCHEMA,
@@ -113,5 +115,4 @@ def _summary(plan: Plan, grid: Grid, equal: list[dict[str, Any]]) -> dict[str, A
             "split_tokens": plan.options.split_tokens,
         },
         "reference": {"layout": layout.name, "rule": str(rule)},
-        "equal_error": equal,
     }

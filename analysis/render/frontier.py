@@ -139,7 +139,7 @@ def terminal(frontier: Frontier) -> str:
 
 
 def show(frontier: Frontier, out: Console) -> None:
-    """Print the answer, the table at equal error of the dump, the best of each layer, and the front."""
+    """Print the answer, the table at equal error of the dump, the best of each layer, and what accepted errors buy."""
     from rich.markup import escape
 
     summary = frontier.summary
@@ -153,7 +153,7 @@ def show(frontier: Frontier, out: Console) -> None:
     out.print("\nAt most the published rule's error, in the median and the 99th percentile:")
     _show_equal(frontier, scopes[0][1], out)
     _show_layers(summary["equal_error"], scopes, out)
-    _show_front(scopes[0][1], out)
+    _show_accepted(summary["accepted"], out)
 
 
 def _grid(*headings: str) -> Any:  # noqa: ANN401 - rich is imported lazily
@@ -198,11 +198,11 @@ def _show_layers(equal: list[dict[str, Any]], scopes: list[tuple[str, pa.Table]]
     out.print(table)
 
 
-def _show_front(rows: pa.Table, out: Console) -> None:
-    out.print("No setting saves more bytes at so small a 99th percentile (the Pareto front):")
-    table = _grid("99 %", "median", "proven", "bytes", "sectors", "bits", "rule", "planes")
-    front = [row for row in rows.to_pylist() if row["on_front_bytes_p99"]]
-    for row in sorted(front, key=lambda row: float(row["error_p99"])):
-        errors = (words.error(finite(row[name])) for name in ("error_p99", "error_median", "bound_median"))
-        table.add_row(*errors, *_savings(row), row["rule"], row["layout"])
+def _show_accepted(rows: list[dict[str, Any]], out: Console) -> None:
+    out.print("What an error that you accept buys (99th percentile; the setting that saves most within it):")
+    table = _grid("accepted", "bytes", "sectors", "bits", "99 %", "median", "rule", "planes")
+    for row in rows:
+        if row["rule"] is not None:
+            errors = (words.error(row[name]) for name in ("error_p99", "error_median"))
+            table.add_row(f"{row['limit']:.0e}", *_savings(row), *errors, row["rule"], row["layout"])
     out.print(table)

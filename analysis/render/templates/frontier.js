@@ -16,7 +16,7 @@
   }
 
   function family(name, scope, x, y) {
-    const chosen = data.family.map((f, i) => i).filter((i) => data.family[i] === name && !data.reference[i] && x[i] > 0);
+    const chosen = data.family.map((_, i) => i).filter((i) => data.family[i] === name && !data.reference[i] && x[i] > 0);
     const limit = chosen.length > 0 && data.yardstick[chosen[0]];
     if (limit) chosen.sort((a, b) => x[a] - x[b]);
     const c = palette[families.indexOf(name) % palette.length];
@@ -31,9 +31,11 @@
     const scope = data.scopes[Number(byId("scope").value)], error = byId("error").value, unit = byId("unit").value;
     const column = { median: "error_median", p99: "error_p99", bound: "bound_median" }[error];
     const x = scope[column], y = scope[unit + "_saving"], front = scope["on_front_" + unit + "_" + error];
-    const onFront = front.map((on, i) => i).filter((i) => front[i] && x[i] > 0).sort((a, b) => x[a] - x[b]);
+    const onFront = front.map((_, i) => i).filter((i) => front[i] && x[i] > 0).sort((a, b) => x[a] - x[b]);
     const reference = data.reference.indexOf(true), ink = css("--ink");
-    const traces = families.map((name) => family(name, scope, x, y));
+    const traces = families.map((name) => family(name, scope, x, y)).concat(layouts.map((name, i) => ({
+      type: "scatter", mode: "markers", name: "planes " + name, x: [null], y: [null], marker: { color: css("--quiet"), size: 7, symbol: symbols[i % symbols.length] },
+    })));
     traces.push({
       type: "scatter", mode: "lines+markers", name: "Pareto front", x: onFront.map((i) => x[i]), y: onFront.map((i) => percent(y[i])),
       line: { shape: "hv", color: ink, width: 1.5 }, marker: { symbol: "circle-open", size: 11, color: ink }, hoverinfo: "skip",
@@ -49,7 +51,7 @@
       xaxis: { title: { text: { median: "relative output error, median", p99: "relative output error, 99th percentile", bound: "proven bound of the relative output error, median" }[error] }, type: "log", exponentformat: "power", range },
       yaxis: { title: { text: "saving in " + unit + " (%)" }, range: [Math.min(0, ...y.map(percent)) < 0 ? -3 : -1, high * 1.08] },
       shapes: x[reference] === null ? [] : [{ type: "line", x0: x[reference], x1: x[reference], y0: 0, y1: 1, yref: "paper", line: { color: "#d62728", width: 1, dash: "dot" } }],
-      legend: { orientation: "h", y: 1.14, x: 0 },
+      legend: { orientation: "h", y: 1.2, x: 0 },
     });
   }
 
