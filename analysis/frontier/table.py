@@ -80,7 +80,7 @@ def _names(grid: Grid) -> dict[str, Any]:
 
 
 def _figures(collected: Collected, scope: Scope, yardstick: Any, total_bits: int) -> dict[str, Any]:  # noqa: ANN401 - an array
-    counts: dict[str, Any] = dict(zip(COUNTS, sum(head.counts for head in scope.heads).T, strict=True))
+    counts: dict[str, Any] = dict(zip(COUNTS, np.sum([head.counts for head in scope.heads], axis=0).T, strict=True))
     numbers = counts["full_bits"] / (2 * total_bits)
     columns: dict[str, Any] = {
         "scope": scope.name,

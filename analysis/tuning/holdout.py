@@ -43,9 +43,11 @@ class Holdout:
     def held_back(self, n_steps: int) -> NDArray[np.bool_]:
         """Return which of the steps are held back, (n_steps,)."""
         from_end = np.arange(n_steps)[::-1]
-        if self.kind == "blocks":
-            return from_end // self.size % 2 == 0
-        return from_end < -(-n_steps * self.size // 100)
+        blocks = self.kind == "blocks"
+        held: NDArray[np.bool_] = (
+            from_end // self.size % 2 == 0 if blocks else from_end < -(-n_steps * self.size // 100)
+        )
+        return held
 
     def split(self, steps: Steps, name: str) -> tuple[Steps, Steps]:
         """Return the steps to calibrate on and those held back.

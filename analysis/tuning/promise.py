@@ -64,8 +64,8 @@ class Promise:
     @property
     def sentence(self) -> str:
         """The promise in words."""
-        share = "all" if self.quantile == 1 else f"at least {100 * self.quantile:g} %"
-        return f"In every head, {ABOUT[self.about]} is at most {self.tolerance:g} in {share} of decode steps."
+        share = "all" if self.quantile == 1 else f"at least {100 * self.quantile:g} % of"
+        return f"In every head, {ABOUT[self.about]} is at most {self.tolerance:g} in {share} decode steps."
 
     def by_step(self, measured: Measured) -> NDArray[np.float32]:
         """Return the figure that the promise is about, (n_steps,): the largest of the group's query heads."""
@@ -128,7 +128,13 @@ class Promise:
         InputError
             If it is not a promise; `name` is the file.
         """
-        kinds = {"tolerance": (int, float), "quantile": (int, float), "confidence": (int, float), "about": str}
+        number = (int, float)
+        kinds: dict[str, type | tuple[type, ...]] = {
+            "tolerance": number,
+            "quantile": number,
+            "confidence": number,
+            "about": str,
+        }
         if not isinstance(data, dict) or any(
             not isinstance(data.get(key), kind) or isinstance(data.get(key), bool) for key, kind in kinds.items()
         ):

@@ -170,9 +170,8 @@ def _verify(dump: Path, path: Path, chosen: dict[str, Any], *, as_json: bool) ->
     from precalign.analysis.tuning.tune import verify
 
     policy = read_policy(path)
-    made = None
-    if chosen["tolerance"] is None:
-        made = Promise.from_json(policy.report.get("promise"), str(path))
+    held = policy.report.get("promise")
+    made = None if held is None and chosen["tolerance"] is not None else Promise.from_json(held, str(path))
     promise = _promise(chosen, made)
     with open_from(dump, chosen) as opened:
         plan = make_plan(opened, _options(chosen), read_policies([path]))
