@@ -11,12 +11,32 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from precalign.analysis.render import figures, words
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from precalign.analysis.results.reader import Result
 
 
 def render(result: Result) -> str:
     """Return the page. Everything that comes from a dump is escaped; the page loads nothing and runs only its own scripts."""
     summary = result.summary
+    return page(
+        "report.html.j2",
+        _plots(result),
+        summary=summary,
+        title=words.title(summary),
+        rules=[_rule_section(summary, rule) for rule in summary["rules"]] if summary["waste"] else [],
+        sentence_without_queries=words.sentence_without_queries,
+        full_bits=words.summary_bits(summary),
+    )
+
+
+def page(
+    template: str,
+    data: object,
+    filters: Mapping[str, Callable[..., str]] | None = None,
+    **values: Any,  # noqa: ANN401 - whatever the template shows
+) -> str:
+    """Return a self-contained page: a template with its values and filters, and data that its scripts may read as JSON."""
     environment = Environment(
         loader=PackageLoader("precalign.analysis.render"),
         autoescape=True,
@@ -25,16 +45,9 @@ def render(result: Result) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"bits": words.bits, "percent": words.percent, "error": words.error, "size": words.size}
-    page: str = environment.get_template("report.html.j2").render(
-        summary=summary,
-        title=words.title(summary),
-        rules=[_rule_section(summary, rule) for rule in summary["rules"]] if summary["waste"] else [],
-        sentence_without_queries=words.sentence_without_queries,
-        full_bits=words.summary_bits(summary),
-        data=script_json(_plots(result)),
-        plotly=plotly_script(),
-    )
-    return page
+    environment.filters |= {"times": words.times, **(filters or {})}
+    text: str = environment.get_template(template).render(data=script_json(data), plotly=plotly_script(), **values)
+    return text
 
 
 def _rule_section(summary: dict[str, Any], rule: dict[str, Any]) -> dict[str, Any]:

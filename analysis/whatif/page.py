@@ -5,26 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from precalign.analysis.render import words
-from precalign.analysis.render.html import plotly_script, script_json
+from precalign.analysis.render.html import page
 
 
 def render(held: dict[str, Any]) -> str:
     """Return the page of a study's plain data. Everything from a dump is escaped; the page loads nothing."""
-    environment = Environment(
-        loader=PackageLoader("precalign.analysis.render"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"amount": amount, "bytes_of": bytes_of, "percent_of": percent_of, "times_of": times_of}
-    page: str = environment.get_template("whatif.html.j2").render(
-        held=held, data=script_json(json.loads(json.dumps(held))), plotly=plotly_script()
-    )
-    return page
+    filters = {"amount": amount, "bytes_of": bytes_of, "percent_of": percent_of, "times_of": times_of}
+    return page("whatif.html.j2", json.loads(json.dumps(held)), filters, held=held)
 
 
 def mark(number: dict[str, Any], text: str) -> str:
