@@ -31,8 +31,8 @@ def render(result: Result) -> str:
         rules=[_rule_section(summary, rule) for rule in summary["rules"]] if summary["waste"] else [],
         sentence_without_queries=words.sentence_without_queries,
         full_bits=words.summary_bits(summary),
-        data=_script_json(_plots(result)),
-        plotly=_plotly(),
+        data=script_json(_plots(result)),
+        plotly=plotly_script(),
     )
     return page
 
@@ -65,14 +65,15 @@ def _plots(result: Result) -> dict[str, Any]:
     }
 
 
-def _script_json(data: object) -> str:
+def script_json(data: object) -> str:
     """Return JSON that may stand inside <script>: it cannot end the element or begin a comment."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))  # ASCII, so no line separators either
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 @cache
-def _plotly() -> str:
+def plotly_script() -> str:
+    """Return the text of plotly.js, which every page carries in itself."""
     from plotly.offline import get_plotlyjs
 
     script: str = get_plotlyjs()
