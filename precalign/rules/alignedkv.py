@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from precalign.decode.codes import to_binary32
 from precalign.jit import Array, fma, inline, kernel
-from precalign.planes import truncate
+from precalign.rebase import escaped_values, read_binary32
 from precalign.rules.aligned_keys import aligned_key_levels
 from precalign.rules.base import NEVER, KeyView, Metadata, Rule, ValueView, levels_by_probability, prob_exponent
 
@@ -111,7 +110,8 @@ class AlignedKV(Rule):
         """Align each token's values to the expected output."""
         layout = view.layout
         tokens = self.prepass_tokens(view) if prepass is None else prepass
-        first_reads = np.abs(to_binary32(truncate(view.values, layout, layout.first_read), layout.format))
+        escaped = escaped_values(view.values, layout) if layout.rebased else None
+        first_reads = np.abs(read_binary32(view.values, layout, layout.first_read, escaped))
         margins = output_margins(view.probs, tokens, first_reads, view.value_max_exponents)
         dropped = (layout.dropped_bits[layout.first_read : -1] + self.guard_bits).astype(np.int32)
         levels = np.empty(view.probs.shape[1:], np.uint8)
