@@ -70,7 +70,7 @@ class HeadProfile:
     output_error_vs_full, output_error_vs_exact : ndarray[float64], (n_steps, group)
         Relative, in the 2-norm over channels.
     full_read_error_vs_exact, rounding_error : ndarray[float64], (n_steps, group)
-        The same for the output of the full read, and for the exact output rounded to the storage format.
+        The same for the output of the full read, and for the exact output rounded to the format of the queries.
     output_max_error_vs_exact : ndarray[float64], (n_steps, group)
         max_c |o_c - exact|, absolute.
     score_bound, output_max_bound, output_bound : ndarray[float64], (n_steps, group)

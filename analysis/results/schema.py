@@ -141,7 +141,7 @@ ERRORS = [
         "rounding_relative_error",
         ERROR,
         "1",
-        "‖exact output rounded to the storage format - exact output‖ / ‖exact output‖",
+        "‖exact output rounded to the format of the queries - exact output‖ / ‖exact output‖",
     ),
     Column("score_max_bound", ERROR, "1", "proven bound on score_max_error_to_exact"),
     Column("output_max_bound", ERROR, "1", "proven bound on output_max_error_to_exact"),

@@ -24,7 +24,7 @@ CONTEXTS = [1 << n for n in range(7, 21)]
 ASSUMPTIONS = {
     "context": "The share of key channels and of tokens' values at each width stays that of the measured steps with more than half of the "
     "longest context. Longer contexts spread attention over more tokens, so values usually need fewer bits and keys about as many; "
-    "`measured_by_context` shows the trend of this very profile. How a model attends beyond what was measured cannot be known.",
+    "the measured contexts show the trend of this very profile. How a model attends beyond what was measured cannot be known.",
     "head_dim": "The shares stay, per channel and per token. A model trained with another head_dim has other channels: that cannot be known. "
     "Where rows of values are narrower than what memory hands out, the tokens that are read are taken to lie anywhere.",
     "group": "The shares stay. A group reads the widest need of its query heads, so more of them can only need more: for a larger group "
@@ -32,7 +32,7 @@ ASSUMPTIONS = {
     "n_kv_heads": "More heads are like the mean of the measured ones.",
     "layers": "More layers are like the mean of the measured ones.",
     "batch": "Every sequence is like the measured one, and as long.",
-    "gpu": "Peak bandwidth times `bandwidth_share`, instructions at the peak of binary32, and `launch_us` for every kernel. Nothing of the cache stays "
+    "gpu": "A share of the peak bandwidth, instructions at the peak of binary32, and a fixed time for every kernel. Nothing of the cache stays "
     "in L2 from one step to the next; scores and probabilities of a layer stay there where they fit. Imbalance between multiprocessors, latency at "
     "short contexts and everything of a decode step but attention are left out.",
 }

@@ -4,14 +4,14 @@
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   // Okabe and Ito's colours, then the same with another marker: told apart by readers with any colour vision.
   const colours = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#999999"];
-  const markers = ["circle", "square"];
+  const markers = ["circle", "square"], dashes = ["dash", "dot"];
   const settings = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["lasso2d", "select2d"] };
 
   function draw(id, traces, extra) {
     const axis = { gridcolor: css("--line"), zerolinecolor: css("--line"), linecolor: css("--line"), automargin: true };
     const layout = Object.assign({
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: css("--ink"), family: "system-ui, sans-serif", size: 12 },
-      margin: { l: 55, r: 15, t: 10, b: 45 }, legend: { orientation: "h", y: -0.2, x: 0 },
+      margin: { l: 55, r: 15, t: 10, b: 45 }, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
     }, extra);
     for (const name of ["xaxis", "yaxis"]) layout[name] = Object.assign({}, axis, layout[name]);
     return Plotly.react(id, traces, layout, settings);
@@ -22,10 +22,10 @@
   function speedup() {
     const traces = [];
     data.gpus.forEach((gpu, i) => {
-      const color = colours[i % colours.length], symbol = markers[Math.floor(i / colours.length) % markers.length];
+      const color = colours[i % colours.length], round = Math.floor(i / colours.length) % markers.length, symbol = markers[round];
       traces.push({
-        type: "scatter", mode: "lines", name: gpu.product, legendgroup: gpu.gpu, x: gpu.curve.map((p) => p.context), y: gpu.curve.map((p) => p.speedup),
-        line: { color, width: 2, dash: "dash" }, hovertemplate: gpu.product + ", extrapolated: %{y:.3f}× at %{x:,} tokens<extra></extra>",
+        type: "scatter", mode: "lines", name: gpu.gpu, legendgroup: gpu.gpu, x: gpu.curve.map((p) => p.context), y: gpu.curve.map((p) => p.speedup),
+        line: { color, width: 2, dash: dashes[round] }, hovertemplate: gpu.product + ", extrapolated: %{y:.3f}× at %{x:,} tokens<extra></extra>",
       }, {
         type: "scatter", mode: "markers", showlegend: false, legendgroup: gpu.gpu, x: gpu.measured_contexts.map((p) => p.context), y: gpu.measured_contexts.map((p) => p.speedup),
         marker: { color, size: 7, symbol }, hovertemplate: gpu.product + ", bits measured here: %{y:.3f}× at %{x:,.0f} tokens<extra></extra>",
