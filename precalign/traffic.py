@@ -104,7 +104,7 @@ class StepTraffic:
     scores_bytes, probs_bytes : ndarray[int64], (n_steps,)
         binary32 arrays written by one pass and read by the next.
     queries_bytes, outputs_bytes : ndarray[int64], (n_steps,)
-        In the storage format, and binary32.
+        In their format, and binary32.
     """
 
     key_ideal_bits: NDArray[np.int64]

@@ -29,8 +29,8 @@ def search_command(*, cases: int, seed: int, as_json: bool) -> None:
     """Search for a decode step whose true error exceeds its bound.
 
     Makes up heads that strain a bound: unread bits that all push one way, sums that cancel, one token that takes all attention,
-    equal tokens, subnormals, exponents and codes at random, one token, 100,000 tokens; fp16 and bf16, planes of any widths, all rules
-    and levels at random. A case is a step of a query head under a rule. The exit code is 1 if a bound is exceeded.
+    equal tokens, subnormals, exponents and codes at random, one token, 100,000 tokens; fp16, bf16 and 8-bit caches, planes of any widths,
+    exponents rebased, all rules and levels at random. A case is a step of a query head under a rule. The exit code is 1 if a bound is exceeded.
 
     \b
     Examples:
