@@ -51,7 +51,12 @@ def page(
 
 
 def _rule_section(summary: dict[str, Any], rule: dict[str, Any]) -> dict[str, Any]:
-    return {"rule": rule, "sentence": words.sentence(summary, rule), "numbers": words.numbers(summary, rule)}
+    return {
+        "rule": rule,
+        "sentence": words.sentence(summary, rule),
+        "numbers": words.numbers(summary, rule),
+        "yardstick": words.yardstick_sentence(rule, summary["options"]["n_steps"]),
+    }
 
 
 def _plots(result: Result) -> dict[str, Any]:

@@ -6,7 +6,8 @@ the read costs sum_i c(l_i). `cover` wants the least cost with u_g <= 1 for ever
 1. Lagrange: with multipliers m_g, item i takes the level that minimises (sum_g m_g w_gi) h(l) + x c(l); levels off the lower convex hull of
    (c, h) are never taken, and between two levels of the hull a threshold on the weight decides. Weights are counted in buckets of an
    eighth of a binade, so x is found without going over the items again. The heads' multipliers move towards those that bind.
-2. The items nearest to a threshold (the *core*) are decided again, exactly: dynamic programming over their cost, which keeps for each cost the
+2. Items whose threshold lies in the last bucket move one by one as long as the limits hold.
+3. The items nearest to a threshold (the *core*) are decided again, exactly: dynamic programming over their cost, which keeps for each cost the
    least u, or for several heads a few u that do not dominate each other. With one head and no more items than the core the optimum is exact.
 
 What is left on the table is at most what one item's step is worth. docs/rules.md states the measured gaps.
@@ -197,6 +198,43 @@ def _worst(used: Array) -> float:
 
 
 @inline
+def _move_ties(
+    weights: Array,
+    buckets: Array,
+    beyond: int,
+    offsets: Array,
+    steps: Array,
+    costs: Array,
+    h: Array,
+    budget: int,
+    cost: int,
+    used: Array,
+    levels: Array,
+) -> int:
+    """Move items to their levels of the multiplier `beyond`, which is one bucket too far, as long as the limits hold; return the cost.
+
+    Weights of one bucket, in a plain array perhaps all, would else stay or move together.
+    """
+    group = len(weights)
+    for i in range(len(levels)):
+        level, there = np.int64(levels[i]), _level(buckets[i], beyond, offsets, steps)
+        towards = 1 if there < level else -1
+        while there != level:  # the whole way, or as far as it fits
+            dearer = costs[there] - costs[level]
+            fits = budget < 0 or cost + dearer <= budget
+            for head in range(group if budget < 0 else 0):
+                fits &= used[head] + weights[head, i] * (h[there] - h[level]) <= 1
+            if fits:
+                cost += dearer
+                levels[i] = there
+                for head in range(group):
+                    used[head] += weights[head, i] * (h[there] - h[level])
+                break
+            there += towards
+    return cost
+
+
+@inline
 def _insert(labels: Array, count: int, trial: Array, trace: Array, back: int) -> int:
     """Keep `trial` among the labels of one cost unless one of them is at least as good; return how many there are."""
     k = 0
@@ -333,6 +371,8 @@ def _allocate(
             cost += costs[level]
             for head in range(group):
                 used[head] += mine[head, i] * h[step, level]
+        beyond = at - 1 if budget >= 0 else at + 1
+        cost = _move_ties(mine, buckets, beyond, offsets, steps, costs, h[step], budget, cost, used, levels)
         # An item's step weighs less the more items there are: fewer need to be decided exactly.
         n_core = _nearest(buckets[:n], at, offsets, core[: CORE if n <= 8 * CORE else CORE // 4], distance)
         reach = len(costs) if n <= CORE else 2 if n <= 8 * CORE else 1
