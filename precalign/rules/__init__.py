@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import Any
-
-from precalign.errors import UsageError
 from precalign.rules.aligned_max import AlignedMax
 from precalign.rules.aligned_skip import AlignedSkip
 from precalign.rules.alignedkv import AlignedKV
@@ -13,6 +9,7 @@ from precalign.rules.base import KeyView, Metadata, Rule, ValueView
 from precalign.rules.full import Full
 from precalign.rules.online import Online
 from precalign.rules.static import Static
+from precalign.specs import parse_spec
 
 RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (AlignedKV, AlignedMax, AlignedSkip, Full, Online, Static)}
 
@@ -25,22 +22,7 @@ def get_rule(text: str) -> Rule:
     UsageError
         If the rule or a parameter is not known, or a value is not a number of the parameter's kind.
     """
-    name, _, parameters = text.partition(":")
-    rule = RULES.get(name)
-    if rule is None:
-        raise UsageError(f"unknown rule {name!r}", hint="rules: " + ", ".join(sorted(RULES)))
-    kinds: dict[str, type[Any]] = {field.name: type(field.default) for field in fields(rule)}
-    arguments = {}
-    for part in filter(None, parameters.split(",")):
-        key, _, value = part.partition("=")
-        if key not in kinds:
-            known = ", ".join(kinds) or "none"
-            raise UsageError(f"rule {name}: unknown parameter {key!r}", hint=f"parameters of {name}: {known}")
-        try:
-            arguments[key] = kinds[key](value)
-        except ValueError:
-            raise UsageError(f"rule {name}: {key} must be of type {kinds[key].__name__}, not {value!r}") from None
-    return rule(**arguments)
+    return parse_spec(text, RULES, "rule")
 
 
 __all__ = ["RULES", "KeyView", "Metadata", "Rule", "ValueView", "get_rule"]
