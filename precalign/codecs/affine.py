@@ -17,16 +17,6 @@ def in_range(x: Array, is_bfloat16: Array) -> Array:
     return rounded if is_bfloat16 else min(max(rounded, -LARGEST_BINARY16), LARGEST_BINARY16)
 
 
-LARGEST_BINARY16 = np.float32(65504)
-
-
-@inline
-def in_range(x: Array, is_bfloat16: Array) -> Array:
-    """Round to the 16-bit format; a rotation may have carried a number beyond binary16: then its largest."""
-    rounded = round_half(x, is_bfloat16)
-    return rounded if is_bfloat16 else min(max(rounded, -LARGEST_BINARY16), LARGEST_BINARY16)
-
-
 @kernel
 def affine_encode(
     groups: Array, bits: int, is_bfloat16: Array, stepwise: Array, codes: Array, steps: Array, lows: Array

@@ -123,6 +123,6 @@ def fibonacci_codebook(head_dim: int, k: int, n: int, seed: int) -> NDArray[np.f
     samples = source(head_dim, k, max(LEAST_SAMPLES, SAMPLES_PER_CODEWORD * n), rng)
     start = directions(k, n) * radii(head_dim, k, n)[:, None]
     found = [_refined(start @ haar_rotation(k, seed + i).astype(np.float64), samples) for i in range(RESTARTS)]
-    book: NDArray[np.float32] = min(found, key=lambda pair: pair[1])[0]
+    book = np.asarray(min(found, key=lambda pair: pair[1])[0])
     book.flags.writeable = False
     return book
