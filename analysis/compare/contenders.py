@@ -17,7 +17,17 @@ ALL_CODECS = (
     *("kivi", "kivi:bits=4", "ott", "packkv", "packkv:order=none"),
     *("fibquant:k=2,n=256", "fibquant", "fibquant:k=4,n=1024"),
     *("turboquant:bits=2", "turboquant:bits=3", "turboquant", "turboquant:bits=4,inner=1"),
-    *("fp8", "fp8:scale=0,per=head", "fp8:format=e5m2", "int8-token", "fp8-token", "int4-token", "nvfp4", "mxfp8", "mxfp4"),
+    *(
+        "fp8",
+        "fp8:scale=0,per=head",
+        "fp8:format=e5m2",
+        "int8-token",
+        "fp8-token",
+        "int4-token",
+        "nvfp4",
+        "mxfp8",
+        "mxfp4",
+    ),
     *("q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl", "quanto", "quanto:bits=2", "planes"),
 )
 """What `--codecs all` compares: every published and shipped codec at its usual settings."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from precalign.analysis.compare.attention import HeadCache, StepErrors, exact_steps, step_errors
-from precalign.codecs import CacheShape, CodedCache, CodedPair, Codec, PairCodec
+from precalign.codecs import CacheShape, Codec, CodedCache, CodedPair, PairCodec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -167,7 +167,10 @@ def _tensor_errors(name: str, exact: NDArray[np.float64], decoded: NDArray[np.fl
         cosines = np.where(size * got > 0, inner / (size * got), (size == got).astype(np.float64))
     whole = float(np.linalg.norm(exact))
     off = float(np.linalg.norm(decoded - exact))
-    return {f"{name}_relative_error": off / whole if whole else float(off > 0), f"{name}_cosine_mean": float(cosines.mean())}
+    return {
+        f"{name}_relative_error": off / whole if whole else float(off > 0),
+        f"{name}_cosine_mean": float(cosines.mean()),
+    }
 
 
 def summarise(errors: StepErrors) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from precalign.codecs.base import CacheShape, Codec
+from precalign.codecs.base import CacheShape, Codec, RowCodec
 from precalign.codecs.fibquant import FibQuant
 from precalign.codecs.fp8 import Fp8
 from precalign.codecs.int4_token import Int4Token
@@ -51,4 +51,14 @@ def get_codec(text: str) -> Codec | PairCodec:
     return parse_spec(text, CODECS, "codec")
 
 
-__all__ = ["CODECS", "CacheShape", "Codec", "CodedCache", "CodedPair", "PairCodec", "get_codec", "predicted_bytes"]
+__all__ = [
+    "CODECS",
+    "CacheShape",
+    "Codec",
+    "CodedCache",
+    "CodedPair",
+    "PairCodec",
+    "RowCodec",
+    "get_codec",
+    "predicted_bytes",
+]

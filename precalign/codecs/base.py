@@ -67,7 +67,7 @@ class Codec(ABC):
 
     A cache under a codec is a run of coded tokens followed by a *window* of recent ones in full precision. How many of n tokens are coded
     depends on n alone (`coded_tokens`), so a prompt coded at once and the same tokens coming one by one give the same bytes, unless
-    `streams` says otherwise.
+    `disclaims` says otherwise.
 
     Subclasses are frozen dataclasses, one file each, with one line in the registry of `precalign.codecs`.
     """
@@ -77,9 +77,9 @@ class Codec(ABC):
     """Where the codec is published or shipped."""
 
     @property
-    def streams(self) -> bool:
-        """Whether tokens that come one by one give the bytes of the same tokens coded at once."""
-        return True
+    def disclaims(self) -> dict[str, str]:
+        """Checks of the conformance kit that the codec does not claim to pass, with the reason."""
+        return {}
 
     def coded_tokens(self, n_tokens: int, shape: CacheShape) -> int:
         """Return how many of `n_tokens` tokens are coded; the others are the window. Never falls as `n_tokens` grows."""
@@ -178,6 +178,9 @@ class RowCodec(Codec):
         """Decode row by row."""
         rows = octets.reshape(n_tokens * shape.n_kv_heads, self.row_bytes(shape.head_dim))
         return self.decode_rows(rows, header, shape).reshape(n_tokens, shape.n_kv_heads, shape.head_dim)
+
+
+FIRST_TOKENS = "a scale is found from the tokens coded first"
 
 
 def require_multiple(codec: Codec, shape: CacheShape, of: int, what: str) -> None:

@@ -91,7 +91,10 @@ def source(head_dim: int, k: int, n: int, rng: np.random.Generator) -> NDArray[n
     """Draw n blocks of k coordinates of random unit vectors: R^2 ~ Beta(k/2, (head_dim - k)/2), direction uniform; (n, k)."""
     gaussian = rng.standard_normal((n, k))
     radius = np.sqrt(rng.beta(k / 2, (head_dim - k) / 2, (n, 1)))
-    return (gaussian / np.linalg.norm(gaussian, axis=1, keepdims=True) * radius).astype(np.float32)
+    blocks: NDArray[np.float32] = (gaussian / np.linalg.norm(gaussian, axis=1, keepdims=True) * radius).astype(
+        np.float32
+    )
+    return blocks
 
 
 def _refined(start: NDArray[np.float64], samples: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
@@ -123,6 +126,6 @@ def fibonacci_codebook(head_dim: int, k: int, n: int, seed: int) -> NDArray[np.f
     samples = source(head_dim, k, max(LEAST_SAMPLES, SAMPLES_PER_CODEWORD * n), rng)
     start = directions(k, n) * radii(head_dim, k, n)[:, None]
     found = [_refined(start @ haar_rotation(k, seed + i).astype(np.float64), samples) for i in range(RESTARTS)]
-    book = np.asarray(min(found, key=lambda pair: pair[1])[0])
+    book = min(found, key=lambda pair: pair[1])[0]
     book.flags.writeable = False
     return book

@@ -10,7 +10,7 @@ import numpy as np
 from precalign.codecs.base import CacheShape, RowCodec, require_multiple
 from precalign.codecs.bits import pack_rows, packed_bytes, unpack_rows
 from precalign.codecs.codebook import fibonacci_codebook, nearest_codewords
-from precalign.codecs.sphere import NORM_BYTES, haar_rotation, read_norm, split_norm
+from precalign.codecs.sphere import NORM_BYTES, haar_rotation, multiply, read_norm, split_norm
 from precalign.errors import UsageError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class FibQuant(RowCodec):
         """Return the rows."""
         del header
         norms, units = split_norm(rows)
-        rotated = units @ haar_rotation(shape.head_dim, self.seed).T
+        rotated = multiply(units, haar_rotation(shape.head_dim, self.seed).T)
         book = fibonacci_codebook(shape.head_dim, self.k, self.n, self.seed)
         indices = np.empty(rotated.size // self.k, np.uint16)
         nearest_codewords(rotated.reshape(-1, self.k), np.ascontiguousarray(book.T), indices)
@@ -82,4 +82,4 @@ class FibQuant(RowCodec):
         unpack_rows(octets[:, NORM_BYTES:], self._index_bits, indices)
         book = fibonacci_codebook(shape.head_dim, self.k, self.n, self.seed)
         rotated = book[indices].reshape(len(octets), shape.head_dim) * read_norm(octets[:, :NORM_BYTES])
-        return np.ascontiguousarray(rotated @ haar_rotation(shape.head_dim, self.seed))
+        return multiply(rotated, haar_rotation(shape.head_dim, self.seed))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from precalign.codecs.base import CacheShape, RowCodec
+from precalign.codecs.base import FIRST_TOKENS, CacheShape, RowCodec
 from precalign.errors import UsageError
 from precalign.formats import E4M3FN, E5M2
 from precalign.formats.codes import value_table
@@ -57,9 +57,13 @@ class Fp8(RowCodec):
         return FORMATS[self.format]
 
     @property
-    def streams(self) -> bool:
-        """A scale found from the first tokens depends on how many there were."""
-        return self.scale > 0
+    def disclaims(self) -> dict[str, str]:
+        """A scale found from the first tokens depends on how many there were, and on all heads where they share it."""
+        return (
+            {}
+            if self.scale > 0
+            else dict.fromkeys(("stream", "prefix", *(["heads"] if self.per == "tensor" else [])), FIRST_TOKENS)
+        )
 
     def start(self, tokens: NDArray[np.float32], shape: CacheShape) -> NDArray[np.uint8]:
         """Return the scales."""

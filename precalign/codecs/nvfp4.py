@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from precalign.codecs.base import CacheShape, RowCodec, require_multiple
+from precalign.codecs.base import FIRST_TOKENS, CacheShape, RowCodec, require_multiple
 from precalign.codecs.bits import pack_rows, unpack_rows
 from precalign.errors import UsageError
 from precalign.formats import E2M1, E4M3FN
@@ -36,9 +36,9 @@ class Nvfp4(RowCodec):
     scale: float = 0.0
 
     @property
-    def streams(self) -> bool:
-        """A scale found from the first tokens depends on how many there were."""
-        return self.scale > 0
+    def disclaims(self) -> dict[str, str]:
+        """A scale found from the first tokens depends on how many there were, and on all heads where they share it."""
+        return {} if self.scale > 0 else dict.fromkeys(("stream", "prefix", "heads"), FIRST_TOKENS)
 
     def check(self, shape: CacheShape) -> None:
         """Raise UsageError unless head_dim is whole blocks and the scale not negative."""

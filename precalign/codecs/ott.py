@@ -50,6 +50,11 @@ class Ott(PairCodec):
     norm: int = 1
     value_group: int = 0
 
+    @property
+    def disclaims(self) -> dict[str, str]:
+        """Outliers are chosen by all heads of a token together."""
+        return {"heads": "a token is an outlier by all its heads together"}
+
     def check(self, shape: CacheShape) -> None:
         """Raise UsageError where the groups do not fit."""
         if not 0 <= self.outliers < self.group or self.norm not in (1, 2) or self.window < 0:

@@ -47,6 +47,12 @@ class PackKV(PairCodec):
     order: str = "greedy"
     window: int = 128
 
+    @property
+    def disclaims(self) -> dict[str, str]:
+        """Heads share scales and the order of tokens, and reordered tokens cannot be cropped."""
+        shared = {"heads": "all heads of a token share a scale"}
+        return shared if self.order == "none" else shared | {"prefix": "tokens of a block are reordered"}
+
     def check(self, shape: CacheShape) -> None:
         """Raise UsageError for parameters that there are not."""
         del shape

@@ -50,6 +50,11 @@ class PairCodec(ABC):
     name: ClassVar[str]
     source: ClassVar[str]
 
+    @property
+    def disclaims(self) -> dict[str, str]:
+        """Checks of the conformance kit that the codec does not claim to pass, with the reason."""
+        return {}
+
     @abstractmethod
     def coded_tokens(self, n_tokens: int) -> int:
         """Return how many of `n_tokens` tokens are coded, the others are the window; whole blocks."""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from precalign.jit import Array, fma, kernel
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -24,6 +26,27 @@ def haar_rotation(n: int, seed: int) -> NDArray[np.float32]:
     rotation: NDArray[np.float32] = (q * np.sign(np.diagonal(r))).astype(np.float32)
     rotation.flags.writeable = False
     return rotation
+
+
+@kernel
+def _multiply(rows: Array, matrix: Array, out: Array) -> None:
+    for r in range(rows.shape[0]):
+        row, to = rows[r], out[r]
+        to[:] = 0
+        for j in range(matrix.shape[0]):
+            x, line = row[j], matrix[j]
+            for i in range(len(to)):
+                to[i] = fma(x, line[i], to[i])
+
+
+def multiply(rows: NDArray[np.float32], matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return rows @ matrix in binary32, every row by itself and in one order.
+
+    A BLAS sums in an order that depends on how many rows there are: then a token coded alone is not the token coded among others.
+    """
+    out = np.empty((len(rows), matrix.shape[1]), np.float32)
+    _multiply(rows, np.ascontiguousarray(matrix), out)
+    return out
 
 
 def split_norm(rows: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from precalign.codecs.base import CacheShape, RowCodec
 from precalign.codecs.bits import pack_rows, packed_bytes, unpack_rows
-from precalign.codecs.sphere import NORM_BYTES, haar_rotation, read_norm, split_norm
+from precalign.codecs.sphere import NORM_BYTES, haar_rotation, multiply, read_norm, split_norm
 from precalign.errors import UsageError
 
 if TYPE_CHECKING:
@@ -70,6 +70,11 @@ class TurboQuant(RowCodec):
             )
 
     @property
+    def disclaims(self) -> dict[str, str]:
+        """The inner-product form adds the residual's estimate, which is unbiased, not near."""
+        return {"stable": "decoded numbers carry the noise of an unbiased estimate"} if self.inner else {}
+
+    @property
     def _code_bits(self) -> int:
         return self.bits - self.inner
 
@@ -89,7 +94,7 @@ class TurboQuant(RowCodec):
         """Return the rows."""
         del header
         norms, units = split_norm(rows)
-        rotated = units @ haar_rotation(shape.head_dim, self.seed).T
+        rotated = multiply(units, haar_rotation(shape.head_dim, self.seed).T)
         centroids = lloyd_max_centroids(shape.head_dim, self._code_bits).astype(np.float32)
         codes = np.searchsorted((centroids[1:] + centroids[:-1]) / 2, rotated).astype(np.uint8)
         out = np.empty((len(rows), self.row_bytes(shape.head_dim)), np.uint8)
@@ -99,7 +104,7 @@ class TurboQuant(RowCodec):
         if self.inner:
             left, directions = split_norm((rotated - centroids[codes]) * read_norm(norms))
             out[:, end : end + NORM_BYTES] = left
-            positive = directions @ self._gaussian(shape.head_dim).T >= 0
+            positive = multiply(directions, self._gaussian(shape.head_dim).T) >= 0
             out[:, end + NORM_BYTES :] = np.packbits(positive, axis=1, bitorder="little")
         return out
 
@@ -118,8 +123,8 @@ class TurboQuant(RowCodec):
             left = read_norm(octets[:, end : end + NORM_BYTES])
             bits = np.unpackbits(octets[:, end + NORM_BYTES :], axis=1, count=head_dim, bitorder="little")
             signs = bits.astype(np.float32) * 2 - 1
-            rotated += np.float32(sqrt(pi / 2) / head_dim) * left * (signs @ self._gaussian(head_dim))
-        return np.ascontiguousarray(rotated @ haar_rotation(head_dim, self.seed))
+            rotated += np.float32(sqrt(pi / 2) / head_dim) * left * multiply(signs, self._gaussian(head_dim))
+        return multiply(rotated, haar_rotation(head_dim, self.seed))
 
 
 @lru_cache(maxsize=16)
