@@ -44,6 +44,10 @@ COMMANDS = {
     "discriminate": Entry("precalign.cli.commands.discriminate", "Find the smallest input on which two adders differ."),
     "bounds": Entry("precalign.cli.commands.bounds", "Search for an error above its proven bound."),
     "conform": Entry("precalign.cli.commands.conform", "Check what must hold of a cache codec, yours or precalign's."),
+    "tune": Entry(
+        "precalign.cli.commands.tune", "Find the cheapest rule for every head within a tolerance, and verify it."
+    ),
+    "frontier": Entry("precalign.cli.commands.frontier", "Saving against error for all rules over their parameters."),
     "formats": Entry("precalign.cli.commands.formats", "List the number formats, or every value of one."),
     "bench": Entry("precalign.cli.commands.bench", "Time precalign against its peers, results checked first."),
 }
