@@ -47,6 +47,9 @@ COMMANDS = {
         "precalign.cli.commands.compare", "Compare cache codecs, and rules that read less, on your own cache."
     ),
     "conform": Entry("precalign.cli.commands.conform", "Check what must hold of a cache codec, yours or precalign's."),
+    "audit-fp8": Entry(
+        "precalign.cli.commands.audit_fp8", "Tell what an fp8 cache would saturate or flush, and which scale would not."
+    ),
     "tune": Entry(
         "precalign.cli.commands.tune", "Find the cheapest rule for every head within a tolerance, and verify it."
     ),

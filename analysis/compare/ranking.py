@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from precalign.analysis.frontier.front import pareto
 from precalign.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
 MEANS = (
     *("key_bits_per_number", "value_bits_per_number", "bits_per_number"),
@@ -34,9 +35,9 @@ def ranking(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     found = [_contender([row for row in rows if row["contender"] == name]) for name in names]
     for cost, column in COSTS.items():
         # A rule stores all 16 bits: among what is stored it competes with the plain cache only.
-        on_front = pareto((row[column], row[ERROR]) for row in found)
-        for row, on in zip(found, on_front, strict=True):
-            row[f"on_front_{cost}"] = on
+        costs, errors = (np.array([row[name] for row in found], np.float64) for name in (column, ERROR))
+        for row, on in zip(found, pareto(-costs, errors, np.ones(len(found), bool)), strict=True):
+            row[f"on_front_{cost}"] = bool(on)
     return found
 
 
@@ -57,12 +58,6 @@ def _contender(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
-
-
-def pareto(points: Iterable[tuple[float, float]]) -> list[bool]:
-    """Return for each (cost, error) whether no other point is as good in both and better in one."""
-    held = list(points)
-    return [not any(c <= cost and e <= error and (c, e) != (cost, error) for c, e in held) for cost, error in held]
 
 
 def match(rows: Sequence[dict[str, Any]], text: str) -> tuple[str, list[dict[str, Any]]]:
