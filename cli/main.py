@@ -46,6 +46,13 @@ COMMANDS = {
     "reveal": Entry("precalign.cli.commands.reveal", "Recover the order in which a sum is taken, by probing it."),
     "discriminate": Entry("precalign.cli.commands.discriminate", "Find the smallest input on which two adders differ."),
     "bounds": Entry("precalign.cli.commands.bounds", "Search for an error above its proven bound."),
+    "compare": Entry(
+        "precalign.cli.commands.compare", "Compare cache codecs, and rules that read less, on your own cache."
+    ),
+    "conform": Entry("precalign.cli.commands.conform", "Check what must hold of a cache codec, yours or precalign's."),
+    "audit-fp8": Entry(
+        "precalign.cli.commands.audit_fp8", "Tell what an fp8 cache would saturate or flush, and which scale would not."
+    ),
     "tune": Entry(
         "precalign.cli.commands.tune", "Find the cheapest rule for every head within a tolerance, and verify it."
     ),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from precalign.analysis.compare.schema import COMPARE_PAGE
 from precalign.analysis.frontier.schema import FRONTIER_PAGE
 from precalign.analysis.results.reader import any_summary, open_result
 from precalign.analysis.results.schema import REPORT_FILE
@@ -21,20 +22,37 @@ RENDERERS = {
     "md": ("precalign.analysis.render.markdown", ".md"),
     "terminal": ("precalign.analysis.render.terminal", ".txt"),
 }
-FRONTIERS = ("html", "terminal")
-"""Forms in which a frontier is rendered."""
+SPECIAL = {
+    "precalign.frontier": (
+        "precalign.analysis.frontier.reader:open_frontier",
+        "precalign.analysis.render.frontier",
+        FRONTIER_PAGE,
+    ),
+    "precalign.compare": (
+        "precalign.analysis.compare.reader:open_comparison",
+        "precalign.analysis.render.comparison",
+        COMPARE_PAGE,
+    ),
+}
+"""Kinds of result directories other than those of analyze: kind -> (opener, module with html, terminal and show, name of the page)."""
+SPECIAL_FORMS = ("html", "terminal")
+"""Forms in which those are rendered."""
 
 
-def is_frontier(directory: Path) -> bool:
-    """Whether a result directory was written by `precalign frontier`.
+def _kind(directory: Path) -> str:
+    """Return what wrote a result directory: `schema` of its summary without the version.
 
     Raises
     ------
     InputError
         If it is no result directory.
     """
-    summary = any_summary(directory, "precalign analyze DUMP -o DIR")
-    return str(summary.get("schema")).startswith("precalign.frontier/")
+    return str(any_summary(directory, "precalign analyze DUMP -o DIR").get("schema")).rpartition("/")[0]
+
+
+def _opened(directory: Path, opener: str) -> Any:  # noqa: ANN401 - a Frontier or Comparison
+    module, _, name = opener.partition(":")
+    return getattr(importlib.import_module(module), name)(directory)
 
 
 def render(directory: Path, name: str) -> str:
@@ -43,7 +61,7 @@ def render(directory: Path, name: str) -> str:
     Parameters
     ----------
     directory : Path
-        Written by `precalign analyze` or `precalign frontier`.
+        Written by `precalign analyze`, `frontier` or `compare`.
     name : str
         A key of `RENDERERS`.
 
@@ -52,17 +70,19 @@ def render(directory: Path, name: str) -> str:
     InputError
         If the directory is no result directory, or one of another version, or damaged.
     UsageError
-        If a frontier has no such form.
+        If such a result has no such form.
     """
-    if is_frontier(directory):
-        from precalign.analysis.frontier.reader import open_frontier
-        from precalign.analysis.render import frontier
-
-        if name not in FRONTIERS:
-            raise UsageError(f"a frontier has no form {name!r}", hint="forms: " + ", ".join(FRONTIERS))
-        opened = open_frontier(directory)
-        return frontier.html(opened) if name == "html" else frontier.terminal(opened)
-    text: str = importlib.import_module(RENDERERS[name][0]).render(open_result(directory))
+    kind = _kind(directory)
+    text: str
+    if kind in SPECIAL:
+        opener, module, _ = SPECIAL[kind]
+        if name not in SPECIAL_FORMS:
+            raise UsageError(
+                f"{directory}: a result of {kind} has no form {name!r}", hint="forms: " + ", ".join(SPECIAL_FORMS)
+            )
+        text = getattr(importlib.import_module(module), name)(_opened(directory, opener))
+        return text
+    text = importlib.import_module(RENDERERS[name][0]).render(open_result(directory))
     return text
 
 
@@ -74,11 +94,10 @@ def show(directory: Path, out: Console) -> None:
     InputError
         As `render`.
     """
-    if is_frontier(directory):
-        from precalign.analysis.frontier.reader import open_frontier
-        from precalign.analysis.render import frontier
-
-        frontier.show(open_frontier(directory), out)
+    kind = _kind(directory)
+    if kind in SPECIAL:
+        opener, module, _ = SPECIAL[kind]
+        importlib.import_module(module).show(_opened(directory, opener), out)
         return
     from precalign.analysis.render import terminal
 
@@ -87,4 +106,5 @@ def show(directory: Path, out: Console) -> None:
 
 def page_name(directory: Path) -> str:
     """Return what the page of a result directory is called."""
-    return FRONTIER_PAGE if is_frontier(directory) else REPORT_FILE
+    kind = _kind(directory)
+    return SPECIAL[kind][2] if kind in SPECIAL else REPORT_FILE

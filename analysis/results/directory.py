@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from precalign.analysis.compare.schema import COMPARE_FILE, COMPARE_PAGE, COMPARE_SCHEMA
 from precalign.analysis.frontier.schema import FRONTIER_FILE, FRONTIER_PAGE, FRONTIER_SCHEMA
 from precalign.analysis.results.schema import REPORT_FILE, SUMMARY_FILE, SUMMARY_SCHEMA, TABLES
 from precalign.errors import OutputError
@@ -17,9 +18,13 @@ from precalign.errors import OutputError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FILES = {SUMMARY_FILE, REPORT_FILE, *(f"{table}.parquet" for table in TABLES), FRONTIER_FILE, FRONTIER_PAGE}
+FILES = {
+    *(SUMMARY_FILE, REPORT_FILE),
+    *(f"{table}.parquet" for table in TABLES),
+    *(FRONTIER_FILE, FRONTIER_PAGE, COMPARE_FILE, COMPARE_PAGE),
+}
 """Everything that a result directory holds; a directory with anything else in it is never replaced."""
-KINDS = tuple(schema.rpartition("/")[0] for schema in (SUMMARY_SCHEMA, FRONTIER_SCHEMA))
+KINDS = tuple(schema.rpartition("/")[0] for schema in (SUMMARY_SCHEMA, FRONTIER_SCHEMA, COMPARE_SCHEMA))
 """Kinds of result directories: `schema` in their summary.json without its version."""
 
 

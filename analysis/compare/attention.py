@@ -1,0 +1,107 @@
+"""Attention of decode steps over a cache whose older tokens went through a codec."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from precalign.inputs import Steps
+
+
+@dataclass(frozen=True)
+class HeadCache:
+    """Keys and values of one kv head, exact and as a codec gives them back.
+
+    Attributes
+    ----------
+    keys, values : ndarray[float64], (seq_len, head_dim)
+    decoded_keys, decoded_values : ndarray[float64], (seq_len, head_dim)
+        The cache's own where a side has no codec.
+    coded_keys, coded_values : ndarray[int64], (n_steps,)
+        How many tokens are coded when a step attends; those after them are in the window, exact.
+    """
+
+    keys: NDArray[np.float64]
+    values: NDArray[np.float64]
+    decoded_keys: NDArray[np.float64]
+    decoded_values: NDArray[np.float64]
+    coded_keys: NDArray[np.int64]
+    coded_values: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class StepErrors:
+    """Errors of decode steps of one kv head against exact attention, (group, n_steps).
+
+    Attributes
+    ----------
+    score_max : ndarray[float64]
+        max_t |s_t - exact|.
+    output : ndarray[float64]
+        ||o - exact||_2 / ||exact||_2; 0 where both vanish.
+    cosine : ndarray[float64]
+        Of o and the exact output; 1 where both vanish.
+    """
+
+    score_max: NDArray[np.float64]
+    output: NDArray[np.float64]
+    cosine: NDArray[np.float64]
+
+
+def exact_steps(
+    queries: NDArray[np.float64], keys: NDArray[np.float64], values: NDArray[np.float64], steps: Steps, scale: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return exact scores (group, n_steps, seq_len), -inf where unseen, and outputs (group, n_steps, head_dim), in binary64.
+
+    Parameters
+    ----------
+    queries : ndarray[float64], (group, n_steps, head_dim)
+    """
+    scores = scale * (queries @ keys.T)
+    scores[:, ~_seen(steps, len(keys))] = -np.inf
+    return scores, _softmax(scores) @ values
+
+
+def step_errors(
+    queries: NDArray[np.float64],
+    exact: tuple[NDArray[np.float64], NDArray[np.float64]],
+    cache: HeadCache,
+    steps: Steps,
+    scale: float,
+) -> StepErrors:
+    """Return what a codec does to the steps; `exact` is what `exact_steps` gave."""
+    exact_scores, exact_outputs = exact
+    places = np.arange(len(cache.keys))
+    of_codec = scale * (queries @ cache.decoded_keys.T)
+    scores = np.where(places < cache.coded_keys[:, None], of_codec, exact_scores)
+    seen = _seen(steps, len(cache.keys))
+    scores[:, ~seen] = -np.inf
+    probs = _softmax(scores)
+    from_codec = places < cache.coded_values[:, None]
+    outputs = np.where(from_codec, probs, 0) @ cache.decoded_values + np.where(from_codec, 0, probs) @ cache.values
+    difference = np.where(seen, np.abs(np.where(seen, scores, 0) - np.where(seen, exact_scores, 0)), 0)
+    size, got = np.linalg.norm(exact_outputs, axis=-1), np.linalg.norm(outputs, axis=-1)
+    error = np.linalg.norm(outputs - exact_outputs, axis=-1)
+    inner = (outputs * exact_outputs).sum(axis=-1)
+    vanish = (size == 0) & (got == 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = np.where(vanish, 0, error / size)
+        cosine = np.where(vanish, 1, np.where(size * got > 0, inner / (size * got), 0))
+    return StepErrors(difference.max(axis=-1), relative, cosine)
+
+
+def _seen(steps: Steps, seq_len: int) -> NDArray[np.bool_]:
+    places = np.arange(seq_len)
+    seen: NDArray[np.bool_] = (places >= steps.first[:, None]) & (places < steps.visible[:, None])
+    return seen
+
+
+def _softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    probs: NDArray[np.float64] = weights / weights.sum(axis=-1, keepdims=True)
+    return probs

@@ -1,0 +1,134 @@
+"""`packkv` (arXiv 2512.24449): one scale per token, then tokens of a block reordered so that their codes pack narrowly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from precalign.codecs.pair import Coded, PairCodec
+from precalign.codecs.repack import BLOCK_TOKENS, greedy_order, pack_block, pack_limit, unpack_block
+from precalign.errors import UsageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from precalign.codecs.base import CacheShape
+
+ORDERS = ("greedy", "median", "none")
+LENGTH_BYTES, SCALE_BYTES, ZERO_BYTES = 4, 4, 4
+BLOCK_HEADER_BYTES = LENGTH_BYTES + BLOCK_TOKENS * (SCALE_BYTES + ZERO_BYTES)
+
+
+@dataclass(frozen=True)
+class PackKV(PairCodec):
+    """s = rel (max - min) over all kv heads of a token, z = RNE(min / s), code = RNE(x / s) - z; decoded (code + z) s.
+
+    Blocks of 64 tokens: length (32 bits), 64 binary32 scales, 64 zeros (32 bits), then packs (`precalign.codecs.repack`). One order of
+    tokens per block, shared by keys, values and heads, is not stored: what is decoded stands in that order, which attention over rotated keys does
+    not depend on. Cropping a cache to its first tokens and masks by position do; order=none keeps them possible.
+
+    Attributes
+    ----------
+    rel_keys, rel_values : float
+        Steps as a share of a token's range; published: 0.06 to 0.24 and 0.12 to 0.68.
+    order : str
+        greedy, median (by the median of a token's value codes) or none.
+    window : int
+        Fewest recent tokens in full precision; up to 63 more.
+    """
+
+    name = "packkv"
+    source = "PackKV (arXiv 2512.24449)"
+
+    rel_keys: float = 0.1
+    rel_values: float = 0.2
+    order: str = "greedy"
+    window: int = 128
+
+    @property
+    def disclaims(self) -> dict[str, str]:
+        """Heads share scales and the order of tokens, and reordered tokens cannot be cropped."""
+        shared = {"heads": "all heads of a token share a scale"}
+        return shared if self.order == "none" else shared | {"prefix": "tokens of a block are reordered"}
+
+    def check(self, shape: CacheShape) -> None:
+        """Raise UsageError for parameters that there are not."""
+        del shape
+        if not (0 < self.rel_keys <= 1 and 0 < self.rel_values <= 1) or self.order not in ORDERS or self.window < 0:
+            raise UsageError(
+                f"codec {self}: takes rel_keys and rel_values in (0, 1], order {'|'.join(ORDERS)}, window at least 0"
+            )
+
+    def coded_tokens(self, n_tokens: int) -> int:
+        """Return whole blocks of what is older than the window."""
+        return max(0, n_tokens - self.window) // BLOCK_TOKENS * BLOCK_TOKENS
+
+    def extend(
+        self, before: Coded | None, keys: NDArray[np.float32], values: NDArray[np.float32], shape: CacheShape
+    ) -> Coded:
+        """Code block by block."""
+        begin = 0 if before is None else len(before.order)
+        parts: list[list[NDArray[np.uint8]]] = [[], []] if before is None else [[before.keys], [before.values]]
+        orders = [] if before is None else [before.order]
+        sides = [_quantise(x.reshape(len(x), -1), rel) for x, rel in ((keys, self.rel_keys), (values, self.rel_values))]
+        for first in range(0, len(keys), BLOCK_TOKENS):
+            block = slice(first, first + BLOCK_TOKENS)
+            order = self._order(*(codes[block] for _, _, codes in sides))
+            orders.append(begin + first + order)
+            for part, (scales, zeros, codes) in zip(parts, sides, strict=True):
+                part.append(_packed(scales[block][order], zeros[block][order], codes[block][order]))
+        del shape
+        return Coded(np.concatenate(parts[0]), np.concatenate(parts[1]), np.empty(0, np.uint8), np.concatenate(orders))
+
+    def _order(self, key_codes: NDArray[np.int64], value_codes: NDArray[np.int64]) -> NDArray[np.int64]:
+        if self.order == "none":
+            return np.arange(BLOCK_TOKENS)
+        if self.order == "median":
+            return np.argsort(np.median(value_codes, axis=1), kind="stable")
+        found: NDArray[np.int64] = greedy_order(np.concatenate([key_codes, value_codes], axis=1))
+        return found
+
+    def decode(self, coded: Coded, n_tokens: int, shape: CacheShape) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Decode block by block, in the stored order."""
+        keys, values = (_unpacked(octets, n_tokens, shape) for octets in (coded.keys, coded.values))
+        return keys, values
+
+
+def _quantise(
+    tokens: NDArray[np.float32], rel: float
+) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.int64]]:
+    """Return scales, zeros (n_tokens,) and codes (n_tokens, n_channels)."""
+    wide = tokens.astype(np.float64)
+    least, most = wide.min(axis=1), wide.max(axis=1)
+    scales = (rel * (most - least)).astype(np.float32)
+    # A constant token has no range: its own magnitude is the scale, and the zero its sign. A range lost beside the offset likewise.
+    scales = np.where(scales < np.abs(least) * 2.0**-30, np.abs(least), scales).astype(np.float32)
+    scales[scales == 0] = 1
+    zeros = np.rint(least / scales)
+    codes = np.rint(wide / scales[:, None]) - zeros[:, None]
+    return scales, zeros.astype(np.int32), codes.astype(np.int64)
+
+
+def _packed(scales: NDArray[np.float32], zeros: NDArray[np.int32], codes: NDArray[np.int64]) -> NDArray[np.uint8]:
+    widest = int(codes.max()).bit_length()
+    out = np.zeros(BLOCK_HEADER_BYTES + pack_limit(codes.shape[1], widest), np.uint8)
+    end = BLOCK_HEADER_BYTES + pack_block(codes, out[BLOCK_HEADER_BYTES:])
+    header = (np.array([end], "<u4"), scales.astype("<f4"), zeros.astype("<i4"))
+    out[:BLOCK_HEADER_BYTES] = np.concatenate([part.view(np.uint8) for part in header])
+    return out[:end]
+
+
+def _unpacked(octets: NDArray[np.uint8], n_tokens: int, shape: CacheShape) -> NDArray[np.float32]:
+    tokens = np.empty((n_tokens, shape.token_numbers), np.float32)
+    codes = np.empty((BLOCK_TOKENS, shape.token_numbers), np.int64)
+    for first in range(0, n_tokens, BLOCK_TOKENS):
+        end = int(octets[:LENGTH_BYTES].view("<u4")[0])
+        numbers = octets[LENGTH_BYTES:BLOCK_HEADER_BYTES]
+        scales = numbers[: BLOCK_TOKENS * SCALE_BYTES].view("<f4")
+        zeros = numbers[BLOCK_TOKENS * SCALE_BYTES :].view("<i4")
+        unpack_block(octets[BLOCK_HEADER_BYTES:end], codes)
+        tokens[first : first + BLOCK_TOKENS] = (codes + zeros[:, None]) * scales[:, None].astype(np.float64)
+        octets = octets[end:]
+    return tokens.reshape(n_tokens, shape.n_kv_heads, shape.head_dim)

@@ -1,0 +1,141 @@
+"""The packs of `packkv`: 16 tokens of one channel as a minimum, a width and 16 fields; and orders of tokens that make them narrow."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from precalign.jit import Array, inline, kernel
+
+BLOCK_TOKENS = 64
+PACK_TOKENS = 16
+
+
+@inline
+def bit_length(x: Array) -> Array:
+    """Return the bits of an integer >= 0: ceil(log2(x + 1))."""
+    bits = 0
+    while x > 0:
+        bits += 1
+        x >>= 1
+    return bits
+
+
+@inline
+def _put(out: Array, at: Array, value: Array, width: Array) -> Array:
+    for i in range(width):
+        place = at + i
+        out[place >> 3] |= np.uint8(((value >> i) & 1) << (place & 7))
+    return at + width
+
+
+@inline
+def _get(octets: Array, at: Array, width: Array) -> Array:
+    value = 0
+    for i in range(width):
+        place = at + i
+        value |= ((np.int64(octets[place >> 3]) >> (place & 7)) & 1) << i
+    return value
+
+
+@kernel
+def pack_block(codes: Array, out: Array) -> int:
+    """Pack codes (64, n_channels), int64 >= 0, in this order of tokens, into zeroed bytes; return how many were used.
+
+    One byte holds B, the bits of the largest code; a pack is its minimum (B bits), its width (the bits of B) and 16 fields.
+    """
+    widest = bit_length(codes.max())
+    out[0] = widest
+    of_width, at = bit_length(widest), 8
+    for first in range(0, BLOCK_TOKENS, PACK_TOKENS):
+        for c in range(codes.shape[1]):
+            least, most = codes[first, c], codes[first, c]
+            for t in range(first + 1, first + PACK_TOKENS):
+                least, most = min(least, codes[t, c]), max(most, codes[t, c])
+            width = bit_length(most - least)
+            at = _put(out, at, least, widest)
+            at = _put(out, at, width, of_width)
+            for t in range(first, first + PACK_TOKENS):
+                at = _put(out, at, codes[t, c] - least, width)
+    return (at + 7) // 8
+
+
+@kernel
+def unpack_block(octets: Array, codes: Array) -> None:
+    """Undo `pack_block`; codes (64, n_channels), int64."""
+    widest = np.int64(octets[0])
+    of_width, at = bit_length(widest), 8
+    for first in range(0, BLOCK_TOKENS, PACK_TOKENS):
+        for c in range(codes.shape[1]):
+            least = _get(octets, at, widest)
+            width = _get(octets, at + widest, of_width)
+            at += widest + of_width
+            for t in range(first, first + PACK_TOKENS):
+                codes[t, c] = least + _get(octets, at, width)
+                at += width
+
+
+def pack_limit(n_channels: int, widest: int) -> int:
+    """Return bytes that a block never exceeds."""
+    per_pack = widest + 64 + PACK_TOKENS * widest
+    return 2 + n_channels * (BLOCK_TOKENS // PACK_TOKENS) * per_pack // 8 + 8
+
+
+@kernel
+def greedy_order(codes: Array) -> Array:
+    """Return an order of 64 tokens: packs are begun with the token most like the mean of the rest and filled with those that widen least.
+
+    Parameters
+    ----------
+    codes : ndarray[int64], (64, n_channels)
+        Of keys and values side by side.
+
+    Returns
+    -------
+    ndarray[int64], (64,)
+    """
+    n_channels = codes.shape[1]
+    order, free = np.empty(BLOCK_TOKENS, np.int64), np.ones(BLOCK_TOKENS, np.bool_)
+    least, most, mean = np.empty(n_channels, np.int64), np.empty(n_channels, np.int64), np.empty(n_channels)
+    for place in range(BLOCK_TOKENS):
+        if place % PACK_TOKENS == 0:
+            chosen = _most_like_the_mean(codes, free, mean)
+            least[:], most[:] = codes[chosen], codes[chosen]
+        else:
+            chosen = _widens_least(codes, free, least, most)
+            for c in range(n_channels):
+                least[c], most[c] = min(least[c], codes[chosen, c]), max(most[c], codes[chosen, c])
+        order[place] = chosen
+        free[chosen] = False
+    return order
+
+
+@inline
+def _most_like_the_mean(codes: Array, free: Array, mean: Array) -> Array:
+    mean[:] = 0
+    for t in range(BLOCK_TOKENS):
+        if free[t]:
+            mean += codes[t]
+    best, chosen = -np.inf, -1
+    for t in range(BLOCK_TOKENS):
+        if free[t]:
+            inner, square = 0.0, 0.0
+            for c in range(len(mean)):
+                inner += mean[c] * codes[t, c]
+                square += np.float64(codes[t, c]) * codes[t, c]
+            cosine = inner / np.sqrt(square) if square > 0 else 0.0  # the norm of the mean is common to all
+            if cosine > best:
+                best, chosen = cosine, t
+    return chosen
+
+
+@inline
+def _widens_least(codes: Array, free: Array, least: Array, most: Array) -> Array:
+    best, chosen = np.int64(1 << 62), -1
+    for t in range(BLOCK_TOKENS):
+        if free[t]:
+            bits = np.int64(0)
+            for c in range(len(least)):
+                bits += bit_length(max(most[c], codes[t, c]) - min(least[c], codes[t, c]))
+            if bits < best:
+                best, chosen = bits, t
+    return chosen
