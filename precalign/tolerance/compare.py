@@ -168,6 +168,11 @@ def check_units(side: Side, storage: Format) -> None:
                     f"{name}: {order.name} takes {takes.name}, and the data are {storage.name}",
                     hint=f"unit:{order.gpu}:bf16" if storage == BFLOAT16 else "another unit, or round the data first",
                 )
+            if name == "output-order" and side.prob_format not in (None, takes):
+                raise UsageError(
+                    f"prob-format={side.prob_format.name if side.prob_format else 'none'}: {order.name} takes {takes.name}",
+                    hint="leave prob-format out",
+                )
 
 
 Row = tuple["NDArray[np.float64]", "NDArray[np.float64]", "NDArray[np.float64]"]

@@ -60,7 +60,7 @@ def errors_of_side(side: Side, scores: Sums, tokens: Tokens) -> Errors:
     normaliser = normaliser_of(side, scores, weights)
     high, change = prob_range(tokens.probs, weights.log_errors)
     tiny = 0.0 if side.exact else 2.0**side.softmax_format.emin  # what flushing a weight to zero may cost
-    stored = _stored_probs(side)
+    stored = stored_probs(side)
     among = change + high * normaliser.error + tiny * (len(high) + 1) / max(normaliser.least, tiny)
     probs = among + (0.0 if side.exact else errors_of(high + among, side.to_softmax))
     probs += errors_of(high + probs, rounding_to(stored))
@@ -79,7 +79,8 @@ def errors_of_side(side: Side, scores: Sums, tokens: Tokens) -> Errors:
     return Errors(scores.lost, probs * (1 + SAFETY), np.where(np.isnan(outputs), np.inf, outputs))
 
 
-def _stored_probs(side: Side) -> Format | None:
+def stored_probs(side: Side) -> Format | None:
+    """Return the format of what multiplies the values; a matrix unit takes its own."""
     if side.prob_format is None and isinstance(side.output_order, MatrixUnit):
         return get_format(side.output_order.inputs)
     return side.prob_format
@@ -127,7 +128,7 @@ def _moved(tokens: Tokens, errors: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _value_exponents(side: Side, sizes: NDArray[np.float64], tokens: Tokens, block: slice) -> NDArray[np.int64] | None:
-    stored = _stored_probs(side)
+    stored = stored_probs(side)
     if not isinstance(side.output_order, MatrixUnit) or stored is None:
         return None
     return operand_exponents(tokens.values[block], tokens.storage).T + operand_exponents(sizes, stored)
@@ -170,7 +171,8 @@ def _late(
 ) -> NDArray[np.float64]:
     """Roundings of weights where the sum over tokens is normalised last, block by block with rescaling."""
     del rounded, probs
-    top, stored = float(scores.value.max()), rounding_to(_stored_probs(side))
+    top, stored = float(scores.value.max()), rounding_to(stored_probs(side))
+    held = get_format(side.output_order.output) if isinstance(side.output_order, MatrixUnit) else None
     direct = np.zeros_like(tokens.outputs)
     parts: list[Sums] = []
     running: Sums | None = None
@@ -182,7 +184,7 @@ def _late(
         back = float(np.exp(weights.maxima[index] - top + 2 * weights.offset + weights.log_errors.max()))
         direct += (rho @ size) * min(back, 1e300)
         if side.softmax.kind == "online" and running is not None:
-            running = rescale(running, weights, index, side)
+            running = rescale(running, weights, index, rounding_to(held) if held else side.to_accumulator)
         running = sum_of(
             (exact[:, None] * tokens.values[block]).T,
             ((loose + rho)[:, None] * size).T,

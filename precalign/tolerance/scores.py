@@ -29,16 +29,26 @@ def constant_error(x: float, fmt: Format) -> float:
     return 0.0 if frexp(x)[0] == 0.5 else fmt.unit_roundoff * (1 + 2.0**-20)
 
 
-def scale_before(side: Side, scale: float) -> float:
-    """Return the relative error of products whose factors were scaled first."""
-    u = side.to_accumulator.unit
-    factor = scale if side.scale == "before" else sqrt(scale)
-    if frexp(factor)[0] == 0.5:
-        return 0.0
-    times = 1 if side.scale == "before" else 2
-    # sqrt(scale) is itself rounded once more
-    steps = times * (u + constant_error(factor, side.accumulator) * (1 if times == 1 else 2))
-    return float(np.expm1(steps)) * (1 + 2.0**-20)
+def scaled_operand(x: NDArray[np.float64], factor: float, extra: int, side: Side) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return |x| factor, and the error of fl(x fl(factor)) in the accumulator's format; `extra` roundings made the factor before."""
+    to, constant = side.to_accumulator, constant_error(factor, side.accumulator)
+    size = np.abs(x) * factor
+    if constant == 0:  # a power of two changes no significand, but below the normal numbers
+        return size, np.where(size < 2.0**to.emin, to.unit * 2.0**to.emin, 0.0)
+    lost = size * constant * (1 + extra) * (1 + SAFETY)
+    return size, lost + errors_of(size + lost, to)
+
+
+def lost_before(side: Side, query: NDArray[np.float64], keys: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
+    """Return what scaling the factors first may change each product scale q_d k_td by, (n_tokens, head_dim)."""
+    if side.scale == "before":
+        _, q_lost = scaled_operand(query, scale, 0, side)
+        found = q_lost * np.abs(keys)
+    else:
+        q, q_lost = scaled_operand(query, sqrt(scale), 1, side)
+        k, k_lost = scaled_operand(keys, sqrt(scale), 1, side)
+        found = q_lost * k + (q + q_lost) * k_lost
+    return np.where(np.isnan(found), np.inf, found)
 
 
 def scores_of(side: Side, query: NDArray[np.float64], keys: NDArray[np.float64], scale: float, storage: Format) -> Sums:
@@ -67,15 +77,15 @@ def scores_of(side: Side, query: NDArray[np.float64], keys: NDArray[np.float64],
     exponents = None
     if isinstance(side.score_order, MatrixUnit):
         exponents = operand_exponents(keys, storage) + operand_exponents(query, storage)
-    relative, after = 0.0, side.scale == "after"
+    before, after = np.zeros_like(products), side.scale == "after"
     if not after:
-        products, relative = products * scale, scale_before(side, scale)
+        products, before = products * scale, lost_before(side, query, keys, scale)
     sums = sum_of(
         products,
         np.zeros(1),
         side.score_order,
         side.to_accumulator,
-        relative=relative,
+        before=before,
         product=side.to_product,
         exponents=exponents,
     )

@@ -17,14 +17,13 @@ SLACK = 2.0**-51
 
 
 @kernel
-def enter_terms(terms: Array, loose: Array, relative: float, product: Array, lost: Array) -> None:
-    """Write what the terms lose before they are added: their inputs' roundings, relative to them, and the product's."""
+def enter_terms(terms: Array, loose: Array, product: Array, lost: Array) -> None:
+    """Add the rounding of each product to `lost`, which holds what the roundings of its factors did."""
     for problem in range(terms.shape[0]):
         for i in range(terms.shape[1]):
-            size = abs(terms[problem, i])
-            before = size * relative
-            known = relative == 0.0 and loose[problem, i] == 0.0 and is_exact(size, product)
-            lost[problem, i] = before if known else before + error_of(size + loose[problem, i] + before, product)
+            size, spread = abs(terms[problem, i]), loose[problem, i] + lost[problem, i]
+            if spread > 0.0 or not is_exact(size, product):
+                lost[problem, i] += error_of(size + spread, product)
 
 
 @kernel

@@ -55,7 +55,7 @@ def sum_of(
     order: Order | MatrixUnit | None,
     to: Rounding,
     *,
-    relative: float = 0.0,
+    before: NDArray[np.float64] | None = None,
     product: Rounding = EXACT,
     lost: NDArray[np.float64] | None = None,
     exponents: NDArray[np.int64] | None = None,
@@ -71,12 +71,12 @@ def sum_of(
         None: any order.
     to : Rounding
         Of the partial sums; not looked at for a matrix unit, which has its own.
-    relative : float
-        Roundings of the factors before the product, relative to it.
+    before : ndarray[float64], optional
+        What roundings of the factors have changed the products by.
     product : Rounding
         Of products; exact for a fused multiply-add.
     lost : ndarray[float64], optional
-        Roundings that made the terms, which are numbers of the accumulator's format already; in place of `relative` and `product`.
+        Roundings that made the terms, which are numbers of the accumulator's format already; in place of `before` and `product`.
     exponents : ndarray[int64], optional
         E(a) + E(b) of each product, for a matrix unit.
     carry : Sums, optional
@@ -85,8 +85,8 @@ def sum_of(
     """
     terms, loose = np.ascontiguousarray(terms), np.ascontiguousarray(np.broadcast_to(loose, terms.shape))
     if lost is None:
-        lost = np.empty_like(terms)
-        enter_terms(terms, loose, relative, EXACT if isinstance(order, MatrixUnit) else product, lost)
+        lost = np.zeros_like(terms) if before is None else before
+        enter_terms(terms, loose, EXACT if isinstance(order, MatrixUnit) else product, lost)
         entered = 0
     else:
         entered = terms.shape[1]

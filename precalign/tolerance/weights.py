@@ -18,6 +18,7 @@ from precalign.tolerance.sums import Sums, sum_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from precalign.tolerance.rounding import Rounding
     from precalign.tolerance.side import Side
 
 LOG2_E = 1.4426950408889634
@@ -155,17 +156,17 @@ def normaliser_of(side: Side, scores: Sums, weights: Weights) -> Normaliser:
     return Normaliser(total, least, (error + DIVISIONS[side.division] * to.unit * (1 + error)) * (1 + SAFETY))
 
 
-def rescale(sums: Sums, weights: Weights, index: int, side: Side) -> Sums:
+def rescale(sums: Sums, weights: Weights, index: int, to: Rounding) -> Sums:
     """Multiply running sums by e^(m_before - m_now), rounded, before block `index` of an online softmax."""
     if not weights.moved[index]:
         return sums
     factor = float(np.exp(weights.maxima[index - 1] - weights.maxima[index]))
     spread = float(np.expm1(2 * weights.offset + weights.log_errors.max()))
-    return sums.scaled(factor, factor * (1 + spread)).rounded(side.to_softmax)
+    return sums.scaled(factor, factor * (1 + spread)).rounded(to)
 
 
 def _advance(running: Sums, weights: Weights, index: int, side: Side, found: Sums) -> Sums:
-    before = rescale(running, weights, index, side)
+    before = rescale(running, weights, index, side.to_softmax)
     return Sums(*(a + b for a, b in zip(before, found, strict=True))).rounded(side.to_softmax)
 
 
