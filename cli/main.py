@@ -43,6 +43,9 @@ COMMANDS = {
     "reveal": Entry("precalign.cli.commands.reveal", "Recover the order in which a sum is taken, by probing it."),
     "discriminate": Entry("precalign.cli.commands.discriminate", "Find the smallest input on which two adders differ."),
     "bounds": Entry("precalign.cli.commands.bounds", "Search for an error above its proven bound."),
+    "tolerance": Entry(
+        "precalign.cli.commands.tolerance", "Give the tightest sound tolerance for a test of a kernel against a reference."
+    ),
     "formats": Entry("precalign.cli.commands.formats", "List the number formats, or every value of one."),
     "bench": Entry("precalign.cli.commands.bench", "Time precalign against its peers, results checked first."),
 }

@@ -102,6 +102,7 @@ def scaled(side: Side, sums: Sums, scale: float) -> Sums:
     """Return fl(sum * fl(scale)) in the format of the softmax; a power of two loses nothing but below the normal numbers."""
     to = side.to_softmax
     constant = constant_error(scale, side.softmax_format)
-    lost = sums.lost * scale * (1 + constant) + np.abs(sums.value) * (scale * constant)
-    size = np.abs(sums.value) * scale + lost
-    return Sums(sums.value * scale, sums.loose, lost + (errors_of(size, to) if constant else to.unit * 2.0**to.emin))
+    size = (np.abs(sums.value) + sums.loose) * scale
+    lost = sums.lost * scale * (1 + constant) + size * constant
+    size = size + lost
+    return Sums(sums.value * scale, sums.loose * scale, lost + (errors_of(size, to) if constant else to.unit * 2.0**to.emin))
