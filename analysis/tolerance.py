@@ -11,6 +11,7 @@ from precalign.analysis.readers.base import printable
 from precalign.decode.codes import all_finite, to_binary32
 from precalign.errors import InputError
 from precalign.tolerance import Fit, Tolerance, attention
+from precalign.tolerance.defects import Case, Verdict, judge
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,14 +108,31 @@ def dump_tolerance(plan: Plan, kernel: Side, reference: Side) -> Iterator[DumpTo
     n_queries(plan)
     found = DumpTolerance()
     for task in plan.tasks:
-        for part in _head(plan, task, kernel, reference):
+        for query, keys, values, scale, storage in _cases(plan, task):
+            part = attention(query, keys, values, kernel=kernel, reference=reference, scale=scale, storage=storage)
             found.steps += 1
             for name in QUANTITIES:
                 found.summaries[name].add(getattr(part, name))
             yield found
 
 
-def _head(plan: Plan, task: Task, kernel: Side, reference: Side) -> Iterator[object]:
+def dump_defects(plan: Plan, kernel: Side) -> Iterator[dict[str, Verdict]]:
+    """Yield, query by query, what the customary tolerance and this one say so far of the kernel and of its defects.
+
+    Raises
+    ------
+    InputError
+        Layers without queries; NaNs or infinities.
+    """
+    n_queries(plan)
+    verdicts: dict[str, Verdict] = {}
+    for task in plan.tasks:
+        for case in _cases(plan, task):
+            judge(case, kernel, verdicts)
+            yield verdicts
+
+
+def _cases(plan: Plan, task: Task) -> Iterator[Case]:
     tensors = plan.dump.read_head(task.layer, task.kv_head, plan.options.batch)
     steps, queries = task.steps, tensors.queries
     assert steps is not None  # noqa: S101 - n_queries refused it
@@ -130,12 +148,4 @@ def _head(plan: Plan, task: Task, kernel: Side, reference: Side) -> Iterator[obj
     k, v, q = (to_binary32(codes, tensors.format).astype(np.float64) for codes in named.values())
     for index, first, visible in zip(steps.queries.tolist(), steps.first.tolist(), steps.visible.tolist(), strict=True):
         for head in range(len(q)):
-            yield attention(
-                q[head, index],
-                k[first:visible],
-                v[first:visible],
-                kernel=kernel,
-                reference=reference,
-                scale=task.scale,
-                storage=tensors.format,
-            )
+            yield Case(q[head, index], k[first:visible], v[first:visible], task.scale, tensors.format)

@@ -13,6 +13,9 @@ from precalign.cli.progress import progress
 from precalign.errors import UsageError
 
 if TYPE_CHECKING:
+    from precalign.analysis.plan import Plan
+    from precalign.analysis.readers import Dump
+    from precalign.tolerance.defects import Verdict
     from precalign.tolerance import Allowance, Side
 
 SIDE_HELP = "A preset, key=value,..., or both."
@@ -31,6 +34,9 @@ SIDE_HELP = "A preset, key=value,..., or both."
 @click.option("--scale", type=float, help="Factor of the scores.  [default: the dump's, or 1/sqrt(head_dim)]")
 @click.option("--full", is_flag=True, help="Every query sees every token (not causal).")
 @dump_options
+@click.option(
+    "--defects", is_flag=True, help="Instead: seed defects into the kernel, and tell which 1e-2 passes and which this catches."
+)
 @click.option("--search", type=click.IntRange(min=1), metavar="N", help="Instead: compare N made-up numbers, look for one beyond its tolerance.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of --search.")
 @click.option("--sides", "list_sides", is_flag=True, help="List presets, keys, orders and exponentials, with their sources.")
@@ -41,6 +47,7 @@ def command(
     spec: str | None,
     kernel: str,
     reference: str,
+    defects: bool,
     search: int | None,
     seed: int,
     list_sides: bool,
@@ -59,6 +66,7 @@ def command(
       precalign tolerance dump.safetensors --kernel flash-fp16 --reference exact --steps every:64
       precalign tolerance --spec head_dim=128,seq_len=4096,q=8,k=8,v=4 --kernel stated
       precalign tolerance dump.safetensors --kernel order=lanes:32/tree,product=fma,exp=ex2.approx,output=fp16
+      precalign tolerance dump.safetensors --kernel stated --defects
       precalign tolerance --search 100000
     """
     from precalign.tolerance import parse_side
@@ -74,6 +82,9 @@ def command(
         _search(search, seed, as_json=as_json)
         return
     sides = parse_side(kernel), parse_side(reference)
+    if defects:
+        _defects(dump, sides[0], chosen, as_json=as_json)
+        return
     rows, of = _of_ranges(spec, *sides) if spec is not None else _of_dump(dump, *sides, chosen)
     if as_json:
         named = {"kernel": str(sides[0]), "reference": str(sides[1])}
@@ -103,20 +114,12 @@ def _of_ranges(spec: str, kernel: Side, reference: Side) -> tuple[Rows, str]:
 
 
 def _of_dump(dump: Path | None, kernel: Side, reference: Side, chosen: dict[str, Any]) -> tuple[Rows, str]:
-    from precalign.analysis.plan import Options, make_plan
     from precalign.analysis.tolerance import dump_tolerance, n_queries
     from precalign.tolerance.compare import formats_of
 
     assert dump is not None  # noqa: S101 - the command saw to it
     with open_from(dump, chosen) as opened:
-        options = Options(
-            layers=chosen["layers"],
-            kv_heads=chosen["heads"],
-            steps=chosen["steps"],
-            causal=not chosen["full"],
-            scale=chosen["scale"],
-        )
-        plan = make_plan(opened, options)
+        plan = _plan(opened, chosen)
         found = None
         with progress("Bounding", n_queries(plan), "queries") as advance:
             for found in dump_tolerance(plan, kernel, reference):
@@ -129,6 +132,46 @@ def _of_dump(dump: Path | None, kernel: Side, reference: Side, chosen: dict[str,
             | {"elements": held.fit.count + held.fit.endless, "without_bound": held.fit.endless, "slack": held.fit.slack}
         )
     return rows, f"{plan.name}, {found.steps:,} queries (--steps {chosen['steps']})"
+
+
+def _plan(opened: Dump, chosen: dict[str, Any]) -> Plan:
+    from precalign.analysis.plan import Options, make_plan
+
+    options = Options(
+        layers=chosen["layers"],
+        kv_heads=chosen["heads"],
+        steps=chosen["steps"],
+        causal=not chosen["full"],
+        scale=chosen["scale"],
+    )
+    return make_plan(opened, options)
+
+
+def _defects(dump: Path | None, kernel: Side, chosen: dict[str, Any], *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from precalign.analysis.tolerance import dump_defects, n_queries
+
+    if dump is None:
+        raise UsageError("--defects needs a dump: whether a defect shows depends on the data")
+    if kernel.exact:
+        raise UsageError("--defects: the kernel is exact, and has none")
+    with open_from(dump, chosen) as opened:
+        plan = _plan(opened, chosen)
+        verdicts: dict[str, Verdict] = {}
+        with progress("Seeding defects", n_queries(plan), "queries") as advance:
+            for verdicts in dump_defects(plan, kernel):
+                advance(1)
+    if as_json:
+        held = {name: asdict(v) for name, v in verdicts.items()}
+        print_json({"schema": "precalign.tolerance-defects/1", "kernel": str(kernel), "verdicts": held})
+        return
+    out = console()
+    queries = verdicts["correct"].queries
+    out.print(f"{queries:,} queries; kernel: {kernel}", markup=False, soft_wrap=True)
+    out.print(f"{'':<31}{'largest difference':>18}{'/ tolerance':>13}{'1e-2 passes':>13}{'caught':>9}")
+    for name, v in verdicts.items():
+        out.print(f"{name:<31}{v.largest:>18.2e}{v.ratio:>13.3g}{v.passes_customary:>13,}{v.caught:>9,}", markup=False)
 
 
 def _show(rows: Rows, of: str, sides: tuple[Side, Side]) -> None:
