@@ -137,7 +137,8 @@ def attention(
     sides = as_side(kernel), as_side(reference)
     for side in sides:
         check_units(side, fmt)
-    rows = [_one(query, k, v, sides, factor, fmt) for query in q]
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # infinite bounds, and what they are multiplied by
+        rows = [_one(query, k, v, sides, factor, fmt) for query in q]
     formats = formats_of(sides[0])
     parts = []
     for index in range(3):
@@ -202,7 +203,8 @@ def _one(
 
 def _row(middle: NDArray[np.float64], errors: list[Errors], part: int) -> Row:
     absolute = (errors[0][part] + errors[1][part]) * (1 + 2.0**-50)
-    return absolute, middle, np.maximum(np.abs(middle) - errors[1][part], 0)
+    absolute[np.isnan(absolute)] = np.inf
+    return absolute, middle, np.nan_to_num(np.maximum(np.abs(middle) - errors[1][part], 0))
 
 
 def _inputs(

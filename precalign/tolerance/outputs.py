@@ -76,7 +76,7 @@ def errors_of_side(side: Side, scores: Sums, tokens: Tokens) -> Errors:
         outputs += errors_of(np.abs(tokens.outputs) + outputs, side.to_softmax)
     if side.output is not None:
         outputs += errors_of(np.abs(tokens.outputs) + outputs, rounding_to(side.output))
-    return Errors(scores.lost, probs * (1 + SAFETY), np.where(np.isnan(outputs), np.inf, outputs))
+    return Errors(scores.lost, probs * (1 + SAFETY), outputs)
 
 
 def stored_probs(side: Side) -> Format | None:

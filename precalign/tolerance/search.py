@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from precalign.bounds.search import KINDS
-from precalign.decode.codes import to_binary32
+from precalign.decode.codes import round_to_format, to_binary32
 from precalign.formats import BFLOAT16, BINARY16, Format
 from precalign.tolerance.compare import attention
 from precalign.tolerance.emulate import Emulation, settle
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Arrays = tuple["NDArray[np.float64]", "NDArray[np.float64]", "NDArray[np.float64]"]
 ORDERS = ("any", "sequential", "reverse", "pairwise", "numpy", "lanes:8/tree", "lanes:32(pairwise)/tree", "blocked:16/pairwise")
+CLEAN = "order=sequential,product=fma,division=exact"
 GPUS = ("V100", "A100", "H100")
 
 
@@ -107,9 +108,16 @@ def _climbing(rng: np.random.Generator, n: int, dim: int, fmt: Format) -> Arrays
     return query, keys, _stored(rng.standard_normal((n, dim)), fmt)
 
 
-def _stored(x: NDArray[np.float64], fmt: Format) -> NDArray[np.float64]:
-    from precalign.decode.codes import round_to_format
+def _swayed(rng: np.random.Generator, n: int, dim: int, fmt: Format, scale: float) -> Arrays:
+    """Weights just above a power of two, where an ulp is largest, on values of both signs: errors of the exponential show whole."""
+    query = np.zeros(dim)
+    query[0] = 1.0
+    keys = np.zeros((n, dim))
+    keys[1:, 0] = _stored(np.array(-0.68 / scale), fmt)
+    return query, keys, np.where((np.arange(n)[:, None] + rng.integers(0, 2, dim)) % 2, 1.0, -1.0)
 
+
+def _stored(x: NDArray[np.float64], fmt: Format) -> NDArray[np.float64]:
     return round_to_format(x, fmt)
 
 
@@ -118,17 +126,22 @@ def make_case(seed: int, index: int) -> tuple[str, Arrays, Format, float, tuple[
     rng = np.random.default_rng((seed, index))
     fmt = BINARY16 if rng.random() < 0.7 else BFLOAT16
     n, dim = int(rng.choice([1, 2, 5, 33, 64, 130])), int(rng.choice([1, 4, 17, 64]))
-    kinds = [*KINDS, "rounding-up", "climbing"]
+    kinds = [*KINDS, "rounding-up", "climbing", "swayed"]
     kind = kinds[int(rng.integers(0, len(kinds)))]
-    if kind == "rounding-up":
+    scale = float(rng.choice([1.0, dim**-0.5, 0.3, 0.01]))
+    if kind == "swayed":
+        query, keys, values = _swayed(rng, n, dim, fmt, scale)
+    elif kind == "rounding-up":
         query, keys, values = _rounding_up(rng, n, dim, fmt)
     elif kind == "climbing":
         query, keys, values = _climbing(rng, n, dim, fmt)
     else:
         k, v, q = KINDS[kind](rng, fmt, n, dim, 1)
         keys, values, query = (to_binary32(x, fmt).astype(np.float64) for x in (k, v, q[0, 0]))
-    scale = float(rng.choice([1.0, dim**-0.5, 0.3, 0.01]))
-    return kind, (query, keys, values), fmt, scale, (make_side(rng, fmt), make_side(rng, fmt)), rng
+    sides = make_side(rng, fmt), make_side(rng, fmt)
+    if kind == "swayed" and rng.random() < 0.5:  # with nothing else that errs much
+        sides = parse_side(f"{CLEAN},exp={rng.choice(['torch-flash', 'cuda-expf', 'base-2:8'])}"), parse_side("exact")
+    return kind, (query, keys, values), fmt, scale, sides, rng
 
 
 def judge(seed: int, index: int) -> Found:
@@ -141,7 +154,8 @@ def judge(seed: int, index: int) -> Found:
             parts = (found.scores, found.probs, found.outputs)
             results.append(tuple(part.centre[0] for part in parts))
             continue
-        push = rng.choice([np.sign(values[:, 0]) * sign, rng.choice([-1.0, 1.0], len(keys)), np.zeros(len(keys))])
+        aligned = np.sign(values[:, 0]) * sign
+        push = aligned if kind == "swayed" else rng.choice([aligned, rng.choice([-1.0, 1.0], len(keys)), np.zeros(len(keys))])
         results.append(tuple(Emulation(settle(side, rng), push).run(query, keys, values, scale)))
     judged = Found()
     tightest = []
