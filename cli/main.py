@@ -44,7 +44,8 @@ COMMANDS = {
     "discriminate": Entry("precalign.cli.commands.discriminate", "Find the smallest input on which two adders differ."),
     "bounds": Entry("precalign.cli.commands.bounds", "Search for an error above its proven bound."),
     "tolerance": Entry(
-        "precalign.cli.commands.tolerance", "Give the tightest sound tolerance for a test of a kernel against a reference."
+        "precalign.cli.commands.tolerance",
+        "Give the tightest sound tolerance for a test of a kernel against a reference.",
     ),
     "formats": Entry("precalign.cli.commands.formats", "List the number formats, or every value of one."),
     "bench": Entry("precalign.cli.commands.bench", "Time precalign against its peers, results checked first."),

@@ -15,8 +15,8 @@ from precalign.errors import UsageError
 if TYPE_CHECKING:
     from precalign.analysis.plan import Plan
     from precalign.analysis.readers import Dump
-    from precalign.tolerance.defects import Verdict
     from precalign.tolerance import Allowance, Side
+    from precalign.tolerance.defects import Verdict
 
 SIDE_HELP = "A preset, key=value,..., or both."
 
@@ -35,11 +35,20 @@ SIDE_HELP = "A preset, key=value,..., or both."
 @click.option("--full", is_flag=True, help="Every query sees every token (not causal).")
 @dump_options
 @click.option(
-    "--defects", is_flag=True, help="Instead: seed defects into the kernel, and tell which 1e-2 passes and which this catches."
+    "--defects",
+    is_flag=True,
+    help="Instead: seed defects into the kernel, and tell which 1e-2 passes and which this catches.",
 )
-@click.option("--search", type=click.IntRange(min=1), metavar="N", help="Instead: compare N made-up numbers, look for one beyond its tolerance.")
+@click.option(
+    "--search",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Instead: compare N made-up numbers, look for one beyond its tolerance.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of --search.")
-@click.option("--sides", "list_sides", is_flag=True, help="List presets, keys, orders and exponentials, with their sources.")
+@click.option(
+    "--sides", "list_sides", is_flag=True, help="List presets, keys, orders and exponentials, with their sources."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def command(
     *,
@@ -73,7 +82,8 @@ def command(
 
     if sum((dump is not None, spec is not None, search is not None, list_sides)) != 1:
         raise UsageError(
-            "give one of: a dump, --spec, --search, --sides", hint="e.g. precalign tolerance dump.safetensors --kernel stated"
+            "give one of: a dump, --spec, --search, --sides",
+            hint="e.g. precalign tolerance dump.safetensors --kernel stated",
         )
     if list_sides:
         _list_sides(as_json=as_json)
@@ -83,14 +93,14 @@ def command(
         return
     sides = parse_side(kernel), parse_side(reference)
     if defects:
-        _defects(dump, sides[0], chosen, as_json=as_json)
+        _defects(dump, sides[0], kernel, chosen, as_json=as_json)
         return
     rows, of = _of_ranges(spec, *sides) if spec is not None else _of_dump(dump, *sides, chosen)
     if as_json:
         named = {"kernel": str(sides[0]), "reference": str(sides[1])}
         print_json({"schema": "precalign.tolerance/1", "of": of, **named, "tolerances": rows})
     else:
-        _show(rows, of, sides)
+        _show(rows, of, (kernel, reference))
 
 
 Rows = list[dict[str, Any]]
@@ -122,14 +132,18 @@ def _of_dump(dump: Path | None, kernel: Side, reference: Side, chosen: dict[str,
         plan = _plan(opened, chosen)
         found = None
         with progress("Bounding", n_queries(plan), "queries") as advance:
-            for found in dump_tolerance(plan, kernel, reference):
+            for found in dump_tolerance(plan, kernel, reference):  # noqa: B007 - the last one counts
                 advance(1)
     assert found is not None  # noqa: S101 - a plan has a step
     rows = []
     for (name, held), fmt in zip(found.summaries.items(), formats_of(kernel), strict=True):
         rows.append(
             _row(name, fmt.name, held.largest, held.largest_ulps, held.median_ulps, held.fit.allowance())
-            | {"elements": held.fit.count + held.fit.endless, "without_bound": held.fit.endless, "slack": held.fit.slack}
+            | {
+                "elements": held.fit.count + held.fit.endless,
+                "without_bound": held.fit.endless,
+                "slack": held.fit.slack,
+            }
         )
     return rows, f"{plan.name}, {found.steps:,} queries (--steps {chosen['steps']})"
 
@@ -147,7 +161,7 @@ def _plan(opened: Dump, chosen: dict[str, Any]) -> Plan:
     return make_plan(opened, options)
 
 
-def _defects(dump: Path | None, kernel: Side, chosen: dict[str, Any], *, as_json: bool) -> None:
+def _defects(dump: Path | None, kernel: Side, given: str, chosen: dict[str, Any], *, as_json: bool) -> None:
     from dataclasses import asdict
 
     from precalign.analysis.tolerance import dump_defects, n_queries
@@ -160,7 +174,7 @@ def _defects(dump: Path | None, kernel: Side, chosen: dict[str, Any], *, as_json
         plan = _plan(opened, chosen)
         verdicts: dict[str, Verdict] = {}
         with progress("Seeding defects", n_queries(plan), "queries") as advance:
-            for verdicts in dump_defects(plan, kernel):
+            for verdicts in dump_defects(plan, kernel):  # noqa: B007 - the last one counts
                 advance(1)
     if as_json:
         held = {name: asdict(v) for name, v in verdicts.items()}
@@ -168,19 +182,21 @@ def _defects(dump: Path | None, kernel: Side, chosen: dict[str, Any], *, as_json
         return
     out = console()
     queries = verdicts["correct"].queries
-    out.print(f"{queries:,} queries; kernel: {kernel}", markup=False, soft_wrap=True)
+    out.print(f"{queries:,} queries, kernel {given}, reference exact", markup=False, soft_wrap=True)
     out.print(f"{'':<31}{'largest difference':>18}{'/ tolerance':>13}{'1e-2 passes':>13}{'caught':>9}")
     for name, v in verdicts.items():
         out.print(f"{name:<31}{v.largest:>18.2e}{v.ratio:>13.3g}{v.passes_customary:>13,}{v.caught:>9,}", markup=False)
 
 
-def _show(rows: Rows, of: str, sides: tuple[Side, Side]) -> None:
+def _show(rows: Rows, of: str, sides: tuple[str, str]) -> None:
     out = console()
     out.print(f"tolerance of {of}", markup=False, soft_wrap=True)
     for name, side in zip(("kernel", "reference"), sides, strict=True):
         out.print(f"  {name + ':':<11}{side}", markup=False, soft_wrap=True)
     out.print()
-    out.print(f"{'':<9}{'format':<10}{'largest':>10}{'ulp, largest':>14}{'ulp, median':>13}  numpy.testing.assert_allclose(got, reference, ...)")
+    out.print(
+        f"{'':<9}{'format':<10}{'largest':>10}{'ulp, largest':>14}{'ulp, median':>13}  numpy.testing.assert_allclose(got, reference, ...)"
+    )
     for row in rows:
         cells = [_number(row[key]) for key in ("largest", "largest_ulps", "median_ulps")]
         if row["median_ulps"] is None and "elements" not in row:
@@ -237,7 +253,14 @@ def _list_sides(*, as_json: bool) -> None:
 
     if as_json:
         exps = {name: e._asdict() for name, e in EXPONENTIALS.items()}
-        print_json({"schema": "precalign.tolerance-sides/1", "presets": {n: str(s) for n, s in PRESETS.items()}, "keys": KEYS, "exponentials": exps})
+        print_json(
+            {
+                "schema": "precalign.tolerance-sides/1",
+                "presets": {n: str(s) for n, s in PRESETS.items()},
+                "keys": KEYS,
+                "exponentials": exps,
+            }
+        )
         return
     out = console()
     out.print("presets:")

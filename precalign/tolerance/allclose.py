@@ -9,10 +9,12 @@ coefficient would be negative.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 MARGIN = 1 + 2.0**-40
 """Covers the binary64 arithmetic of the test itself: a subtraction, a product, a sum."""

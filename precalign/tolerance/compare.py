@@ -137,7 +137,9 @@ def attention(
     sides = as_side(kernel), as_side(reference)
     for side in sides:
         check_units(side, fmt)
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # infinite bounds, and what they are multiplied by
+    with np.errstate(
+        over="ignore", invalid="ignore", divide="ignore"
+    ):  # infinite bounds, and what they are multiplied by
         rows = [_one(query, k, v, sides, factor, fmt) for query in q]
     formats = formats_of(sides[0])
     parts = []
@@ -195,9 +197,7 @@ def _one(
     outputs = probs @ values
     tokens = Tokens(values, storage, probs, outputs)
     errors = [errors_of_side(side, s, tokens) for side, s in zip(sides, scores, strict=True)]
-    first, second, third = (
-        _row(middle, errors, part) for part, middle in enumerate((centre, probs, outputs))
-    )
+    first, second, third = (_row(middle, errors, part) for part, middle in enumerate((centre, probs, outputs)))
     return first, second, third
 
 
@@ -228,7 +228,9 @@ def _inputs(
     wide = {name: np.ascontiguousarray(x, np.float64) for name, x in given.items()}
     for name, x in wide.items():
         if not _is_of(x, fmt):
-            raise InputError(f"{name}: holds numbers that are not {fmt.name}", hint="round them to it first, for both sides")
+            raise InputError(
+                f"{name}: holds numbers that are not {fmt.name}", hint="round them to it first, for both sides"
+            )
     return wide["queries"], wide["keys"], wide["values"], fmt
 
 
@@ -237,13 +239,17 @@ def _storage(given: dict[str, NDArray[Any]]) -> Format:
     if len(names) == 1 and (name := names.pop()) in STORED:
         return STORED[name]
     raise InputError(
-        "queries, keys, values: dtypes " + ", ".join(x.dtype.name for x in given.values()) + " name no one storage format",
+        "queries, keys, values: dtypes "
+        + ", ".join(x.dtype.name for x in given.values())
+        + " name no one storage format",
         hint="give storage='binary16', 'bfloat16' or 'binary32'",
     )
 
 
 def _is_of(x: NDArray[np.float64], fmt: Format) -> bool:
     if fmt.precision_bits > 24:
-        raise UsageError(f"storage in {fmt.name} is too wide", hint="products must be exact in binary64: binary32 or narrower")
+        raise UsageError(
+            f"storage in {fmt.name} is too wide", hint="products must be exact in binary64: binary32 or narrower"
+        )
     scaled = x / ulp(np.clip(x, -fmt.largest, fmt.largest), fmt)
     return bool((scaled == np.rint(scaled)).all() and (np.abs(x) <= fmt.largest).all())

@@ -42,7 +42,7 @@ class Case(NamedTuple):
 
 
 def correct(case: Case, side: Side) -> NDArray[np.float64]:
-    """Nothing wrong."""
+    """Do nothing wrong."""
     return _run(case, side).outputs
 
 
@@ -51,29 +51,31 @@ def _run(case: Case, side: Side) -> Results:
 
 
 def one_channel_in_fp8(case: Case, side: Side) -> NDArray[np.float64]:
-    """The middle channel of the keys is stored with the 3 trailing bits of e4m3."""
+    """Store the middle channel of the keys with the 3 trailing bits of e4m3."""
     keys, channel = case.keys.copy(), case.keys.shape[1] // 2
     keys[:, channel] = round_to(keys[:, channel], E4M3FN, saturate=True)
     return correct(case._replace(keys=keys), side)
 
 
 def token_before_a_split_skipped(case: Case, side: Side) -> NDArray[np.float64]:
-    """A loop ends one early: the last token of the first split of 256 takes no part."""
+    """End a loop one early: the last token of the first split of 256 takes no part."""
     gone = min(SPLIT, len(case.keys)) - 1
     keys, values = (np.delete(x, gone, axis=0) if len(x) > 1 else x for x in (case.keys, case.values))
     return correct(case._replace(keys=keys, values=values), side)
 
 
 def nibble_of_a_page_lost(case: Case, side: Side) -> NDArray[np.float64]:
-    """The low 4 bits of the first page of 64 tokens of keys read as 0."""
+    """Read the low 4 bits of the first page of 64 tokens of keys as 0."""
     keys = case.keys.copy()
-    fewer = replace(case.storage, trailing_significand_bits=case.storage.trailing_significand_bits - 4, name="fewer bits")
+    fewer = replace(
+        case.storage, trailing_significand_bits=case.storage.trailing_significand_bits - 4, name="fewer bits"
+    )
     keys[:BLOCK] = round_to(keys[:BLOCK], fewer, "RTZ")
     return correct(case._replace(keys=keys), side)
 
 
 def narrow_accumulator_in_a_split(case: Case, side: Side) -> NDArray[np.float64]:
-    """Outputs of the first split of 256 tokens are accumulated in binary16."""
+    """Accumulate outputs of the first split of 256 tokens in binary16."""
     probs = _run(case, side).probs
     parts = []
     for begin, accumulator in ((0, "binary16"), (SPLIT, "binary32")):
@@ -84,14 +86,14 @@ def narrow_accumulator_in_a_split(case: Case, side: Side) -> NDArray[np.float64]
 
 
 def scale_in_binary16(case: Case, side: Side) -> NDArray[np.float64]:
-    """The factor scale * log2(e) passes through binary16."""
+    """Pass the factor scale * log2(e) through binary16."""
     log2_e = 1.4426950408889634
     factor = float(round_to_format(np.array(case.scale * log2_e), BINARY16)) / log2_e
     return correct(case._replace(scale=factor), side)
 
 
 def rescale_skipped(case: Case, side: Side) -> NDArray[np.float64]:
-    """An online softmax over blocks of 64 does not rescale where its maximum hardly changes: at the least change that there is."""
+    """Skip one rescaling of an online softmax over blocks of 64: where its maximum changes least."""
     found = _run(case, side)
     tops = np.maximum.accumulate([found.scores[b : b + BLOCK].max() for b in range(0, len(found.scores), BLOCK)])
     gaps = np.diff(tops)
@@ -104,12 +106,12 @@ def rescale_skipped(case: Case, side: Side) -> NDArray[np.float64]:
 
 
 def probs_in_bfloat16(case: Case, side: Side) -> NDArray[np.float64]:
-    """Probabilities pass through bfloat16 on their way to the values."""
+    """Pass probabilities through bfloat16 on their way to the values."""
     return correct(case, replace(side, prob_format=BFLOAT16, output_order=Sequential()))
 
 
 def polynomial_cut_short(case: Case, side: Side) -> NDArray[np.float64]:
-    """2^f is a polynomial of degree 3."""
+    """Compute 2^f by a polynomial of degree 3."""
     found = _run(case, side)
     x = (found.scores - found.scores.max()) * 1.4426950408889634
     n = np.rint(x)

@@ -29,7 +29,17 @@ if TYPE_CHECKING:
     from precalign.formats import Format
     from precalign.tolerance.side import Side
 
-ORDERS = ("sequential", "reverse", "pairwise", "tree", "numpy", "lanes:4/tree", "lanes:32/tree", "blocked:16/sequential", "half2")
+ORDERS = (
+    "sequential",
+    "reverse",
+    "pairwise",
+    "tree",
+    "numpy",
+    "lanes:4/tree",
+    "lanes:32/tree",
+    "blocked:16/sequential",
+    "half2",
+)
 LOG2_E = 1.4426950408889634
 
 
@@ -72,7 +82,9 @@ class Emulation:
     side: Side
     push: NDArray[np.float64]
 
-    def run(self, query: NDArray[np.float64], keys: NDArray[np.float64], values: NDArray[np.float64], scale: float) -> Results:
+    def run(
+        self, query: NDArray[np.float64], keys: NDArray[np.float64], values: NDArray[np.float64], scale: float
+    ) -> Results:
         """Compute one query."""
         scores = self._scores(query, keys, scale)
         if self.side.softmax.kind == "two-pass":
@@ -96,12 +108,7 @@ class Emulation:
     ) -> NDArray[np.float64]:
         """Sum a * b over the last axis, (n_problems, n_terms), after the carry."""
         if isinstance(order, MatrixUnit):
-            codes = [encode(np.ascontiguousarray(x), get_format(order.inputs)) for x in (a, b)]
-            if order.inputs == "tf32":
-                codes = [c.astype(np.uint32) << np.uint32(13) for c in codes]
-            start = None if carry is None else carry.astype(np.float32)
-            found = matrix_units.dot(*codes, start, unit=order)
-            return found.view(np.float32 if order.output == "fp32" else np.float16).astype(np.float64)
+            return _unit_dot(a, b, order, carry)
         products = a * b
         if self.side.product is not None:
             products = _directed(products, self.side.product, self.side.rounding)
@@ -205,6 +212,16 @@ class Emulation:
             terms = np.stack([rounded(part[index] * f, fmt) for part, f in zip(parts, factors, strict=True)], axis=1)
             held.append(total(terms, "sequential", accumulator=fmt))
         return factors, held[0], held[1]
+
+
+def _unit_dot(
+    a: NDArray[np.float64], b: NDArray[np.float64], unit: MatrixUnit, carry: NDArray[np.float64] | None
+) -> NDArray[np.float64]:
+    x, y = (encode(np.ascontiguousarray(values), get_format(unit.inputs)) for values in (a, b))
+    if unit.inputs == "tf32":  # which lives in the top bits of a binary32
+        x, y = (codes.astype(np.uint32) << np.uint32(13) for codes in (x, y))
+    found = matrix_units.dot(x, y, None if carry is None else carry.astype(np.float32), unit=unit)
+    return found.view(np.float32 if unit.output == "fp32" else np.float16).astype(np.float64)
 
 
 def _directed(x: NDArray[np.float64], fmt: Format, mode: str) -> NDArray[np.float64]:

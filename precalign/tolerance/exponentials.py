@@ -42,13 +42,21 @@ EXPONENTIALS = {
     e.name: e
     for e in (
         Exponential("correct", NATURAL, 0.5, "correctly rounded"),
-        Exponential("exp", NATURAL, 1.0, "glibc manual, Known Maximum Errors (expf 1 ulp); SLEEF u10, which torch calls"),
+        Exponential(
+            "exp", NATURAL, 1.0, "glibc manual, Known Maximum Errors (expf 1 ulp); SLEEF u10, which torch calls"
+        ),
         Exponential("exp2_fma", BASE_2, EXP2_ULP, "enumerated over all arguments, docs/proofs.md"),
-        Exponential("ex2.approx", BASE_2, 2.0, "PTX ISA, ex2.approx.f32: 2 ulp over the full range; also what __expf calls"),
+        Exponential(
+            "ex2.approx", BASE_2, 2.0, "PTX ISA, ex2.approx.f32: 2 ulp over the full range; also what __expf calls"
+        ),
         Exponential("ex2.approx-folded", FOLDED, 2.0, "PTX ISA, as above; the form of FlashAttention-2 and later"),
-        Exponential("cuda-expf", NATURAL, 2.0, "CUDA C++ Programming Guide, Mathematical Functions: expf, 2 ulp (full range)"),
+        Exponential(
+            "cuda-expf", NATURAL, 2.0, "CUDA C++ Programming Guide, Mathematical Functions: expf, 2 ulp (full range)"
+        ),
         Exponential("numpy", NATURAL, 3.0, "NumPy's vectorised float32 exp: 2.52 ulp by its source, rounded up"),
-        Exponential("torch-flash", NATURAL, 20.0, "torch's CPU flash attention, Vectorized::exp_u20: 'ULP=20' by its source"),
+        Exponential(
+            "torch-flash", NATURAL, 20.0, "torch's CPU flash attention, Vectorized::exp_u20: 'ULP=20' by its source"
+        ),
     )
 }
 _OWN = re.compile(r"(?:(natural|base-2|folded):)?(\d+(?:\.\d+)?)")

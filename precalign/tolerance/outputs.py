@@ -86,7 +86,9 @@ def stored_probs(side: Side) -> Format | None:
     return side.prob_format
 
 
-def prob_range(probs: NDArray[np.float64], errors: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def prob_range(
+    probs: NDArray[np.float64], errors: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return what probabilities may be at most, and how far from `probs`, if log weights are off by `errors`.
 
     The largest p_t has its own weight up and all others down; it never leaves [0, 1].
@@ -106,9 +108,10 @@ def prob_range(probs: NDArray[np.float64], errors: NDArray[np.float64]) -> tuple
 
 
 def _others(probs: NDArray[np.float64], factor: NDArray[np.float64]) -> NDArray[np.float64]:
-    """sum over the other tokens of p factor."""
+    """Return sum over the other tokens of p factor."""
     parts = probs * factor
-    return np.maximum(parts.sum() - parts, 0) + parts.sum() * (len(parts) + 4) * 2.0**-52
+    found: NDArray[np.float64] = np.maximum(parts.sum() - parts, 0) + parts.sum() * (len(parts) + 4) * 2.0**-52
+    return found
 
 
 def _moved(tokens: Tokens, errors: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -143,7 +146,7 @@ def _two_pass(
     rounded: NDArray[np.float64],
     probs: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Roundings of probabilities, and of their sum with the values."""
+    """Bound the roundings of probabilities, and of their sum with the values."""
     del scores, weights, normaliser
     if side.exact:
         return np.zeros_like(tokens.outputs)
@@ -169,7 +172,7 @@ def _late(
     rounded: NDArray[np.float64],
     probs: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Roundings of weights where the sum over tokens is normalised last, block by block with rescaling."""
+    """Bound the roundings where the sum over tokens is normalised last, block by block with rescaling."""
     del rounded, probs
     top, stored = float(scores.value.max()), rounding_to(stored_probs(side))
     held = get_format(side.output_order.output) if isinstance(side.output_order, MatrixUnit) else None

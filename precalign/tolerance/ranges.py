@@ -50,7 +50,9 @@ class Ranges:
     storage: Format = BINARY16
 
     def __str__(self) -> str:
-        return ",".join(f"{f.name}={getattr(getattr(self, f.name), 'name', getattr(self, f.name))}" for f in fields(self))
+        return ",".join(
+            f"{f.name}={getattr(getattr(self, f.name), 'name', getattr(self, f.name))}" for f in fields(self)
+        )
 
 
 def parse_ranges(text: str) -> Ranges:
@@ -78,7 +80,9 @@ def parse_ranges(text: str) -> Ranges:
     storage = get_format(held.get("storage", "binary16"))
     largest = max(q, k, v)
     if largest > storage.largest:
-        raise UsageError(f"spec: {largest:g} is beyond {storage.name}, whose largest number is {storage.largest:g}", hint=hint)
+        raise UsageError(
+            f"spec: {largest:g} is beyond {storage.name}, whose largest number is {storage.largest:g}", hint=hint
+        )
     return Ranges(int(head_dim), int(seq_len), q, k, v, scale, storage)
 
 
@@ -138,7 +142,9 @@ def within(ranges: Ranges, kernel: Side, reference: Side) -> dict[str, RangeTole
         atol = ((one + two) * (1 + 4 * rtol) + 2 * rtol * fmt.smallest_normal) * MARGIN
         absolute = min(atol + rtol * (top + one + two), 1.0 if name == "probs" else inf)
         found[name] = RangeTolerance(
-            absolute, absolute / float(ulp(min(top, fmt.largest), fmt)), Allowance(rtol * MARGIN, atol) if isfinite(atol) else Allowance(0.0, inf)
+            absolute,
+            absolute / float(ulp(min(top, fmt.largest), fmt)),
+            Allowance(rtol * MARGIN, atol) if isfinite(atol) else Allowance(0.0, inf),
         )
     return found
 
@@ -216,11 +222,14 @@ def _worst(side: Side, ranges: Ranges) -> _Worst:
     sums, lost = _output_sum(side, n, size, ranges.v)
     sums += _repeated(extra, softmax)
     kept = n * stored.unit * 2.0**stored.emin * 2 if stored.unit else 0.0
-    output = ranges.v * (2 * moved + (1 + 2 * moved) * (among + softmax.unit + stored.unit + kept + sums + 2 * tiny)) * (1 + 8 * (among + sums)) + lost
-    prob = moved + among + tiny
-    return _Worst(
-        score, prob, output * (1 + SAFETY), softmax.unit + stored.unit, rounding_to(side.output).unit
+    output = (
+        ranges.v
+        * (2 * moved + (1 + 2 * moved) * (among + softmax.unit + stored.unit + kept + sums + 2 * tiny))
+        * (1 + 8 * (among + sums))
+        + lost
     )
+    prob = moved + among + tiny
+    return _Worst(score, prob, output * (1 + SAFETY), softmax.unit + stored.unit, rounding_to(side.output).unit)
 
 
 def _output_sum(side: Side, n: int, size: int, v: float) -> tuple[float, float]:

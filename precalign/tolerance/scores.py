@@ -29,7 +29,9 @@ def constant_error(x: float, fmt: Format) -> float:
     return 0.0 if frexp(x)[0] == 0.5 else fmt.unit_roundoff * (1 + 2.0**-20)
 
 
-def scaled_operand(x: NDArray[np.float64], factor: float, extra: int, side: Side) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def scaled_operand(
+    x: NDArray[np.float64], factor: float, extra: int, side: Side
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return |x| factor, and the error of fl(x fl(factor)) in the accumulator's format; `extra` roundings made the factor before."""
     to, constant = side.to_accumulator, constant_error(factor, side.accumulator)
     size = np.abs(x) * factor
@@ -105,4 +107,6 @@ def scaled(side: Side, sums: Sums, scale: float) -> Sums:
     size = (np.abs(sums.value) + sums.loose) * scale
     lost = sums.lost * scale * (1 + constant) + size * constant
     size = size + lost
-    return Sums(sums.value * scale, sums.loose * scale, lost + (errors_of(size, to) if constant else to.unit * 2.0**to.emin))
+    return Sums(
+        sums.value * scale, sums.loose * scale, lost + (errors_of(size, to) if constant else to.unit * 2.0**to.emin)
+    )

@@ -20,7 +20,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Arrays = tuple["NDArray[np.float64]", "NDArray[np.float64]", "NDArray[np.float64]"]
-ORDERS = ("any", "sequential", "reverse", "pairwise", "numpy", "lanes:8/tree", "lanes:32(pairwise)/tree", "blocked:16/pairwise")
+ORDERS = (
+    "any",
+    "sequential",
+    "reverse",
+    "pairwise",
+    "numpy",
+    "lanes:8/tree",
+    "lanes:32(pairwise)/tree",
+    "blocked:16/pairwise",
+)
 CLEAN = "order=sequential,product=fma,division=exact"
 GPUS = ("V100", "A100", "H100")
 
@@ -67,11 +76,15 @@ def make_side(rng: np.random.Generator, fmt: Format) -> Side:
     """Return a side of any kind that takes the format."""
     if rng.random() < 0.1:
         return parse_side("exact")
-    accumulator = str(rng.choice(["binary32", "binary32", "binary32", "binary64", "binary16" if fmt == BINARY16 else "bfloat16"]))
+    accumulator = str(
+        rng.choice(["binary32", "binary32", "binary32", "binary64", "binary16" if fmt == BINARY16 else "bfloat16"])
+    )
     unit = f"unit:{rng.choice(GPUS if fmt == BINARY16 else GPUS[1:])}:{'fp16' if fmt == BINARY16 else 'bf16'}"
     orders = [str(o) for o in rng.choice(ORDERS, 3)]
     wide = accumulator == "binary64"
-    softmax = str(rng.choice(["two-pass", "two-pass", f"online:{rng.choice([1, 16, 64])}", f"split:{rng.choice([16, 64])}"]))
+    softmax = str(
+        rng.choice(["two-pass", "two-pass", f"online:{rng.choice([1, 16, 64])}", f"split:{rng.choice([16, 64])}"])
+    )
     exp = str(rng.choice(["correct", "exp", "exp2_fma", "ex2.approx", "ex2.approx-folded", "torch-flash"]))
     if exp == "ex2.approx-folded":  # scores are scaled within the exponent there: the emulation does not do it twice
         exp = "folded:2"
@@ -93,9 +106,9 @@ def _rounding_up(rng: np.random.Generator, n: int, dim: int, fmt: Format) -> Arr
     """Products just above half an ulp of the sum: every addition rounds the same way."""
     low = 2.0**-12 if fmt == BINARY16 else 2.0 ** rng.choice([-12, -4])
     tail = 1 + 2.0**-fmt.trailing_significand_bits * rng.integers(1, 4, (n, dim))
-    keys, query = low * tail, np.full(dim, low)
+    keys, query = np.asarray(low * tail, np.float64), np.full(dim, low)
     keys[:, 0], query[0] = 1 + rng.integers(0, 2, n) / 2, 1.0
-    values = rng.choice([-1.0, 1.0], (n, dim)) * 2.0 ** rng.integers(-3, 3, dim)
+    values = np.asarray(rng.choice([-1.0, 1.0], (n, dim)) * 2.0 ** rng.integers(-3, 3, dim), np.float64)
     return query, keys, values
 
 
@@ -155,7 +168,11 @@ def judge(seed: int, index: int) -> Found:
             results.append(tuple(part.centre[0] for part in parts))
             continue
         aligned = np.sign(values[:, 0]) * sign
-        push = aligned if kind == "swayed" else rng.choice([aligned, rng.choice([-1.0, 1.0], len(keys)), np.zeros(len(keys))])
+        push = (
+            aligned
+            if kind == "swayed"
+            else rng.choice([aligned, rng.choice([-1.0, 1.0], len(keys)), np.zeros(len(keys))])
+        )
         results.append(tuple(Emulation(settle(side, rng), push).run(query, keys, values, scale)))
     judged = Found()
     tightest = []
@@ -167,7 +184,7 @@ def judge(seed: int, index: int) -> Found:
         tightest.append(float(ratio.min()) if len(ratio) else float("inf"))
         example = f"{kind}, seed {seed}, case {index}, kernel {sides[0]}, reference {sides[1]}" if bad else ""
         judged += Found(int(finite.sum()), bad, endless=int((~finite).sum()), example=example)
-    return judged + Found(0, 0, *tightest)
+    return judged + Found(tightest_score=tightest[0], tightest_prob=tightest[1], tightest_output=tightest[2])
 
 
 def search(cases: int, seed: int) -> Iterator[Found]:

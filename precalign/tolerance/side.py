@@ -137,7 +137,18 @@ PRESETS = {
 FORMATS = {"accumulator", "product", "score-format", "softmax-format", "prob-format", "output"}
 OPTIONAL = {"product": "fma", "score-format": "none", "prob-format": "none", "output": "none"}
 KEYS = (
-    *("order", "score-order", "sum-order", "output-order", "accumulator", "product", "rounding", "scale", "score-format", "exp"),
+    *(
+        "order",
+        "score-order",
+        "sum-order",
+        "output-order",
+        "accumulator",
+        "product",
+        "rounding",
+        "scale",
+        "score-format",
+        "exp",
+    ),
     *("softmax", "softmax-format", "prob-format", "division", "output"),
 )
 
@@ -186,7 +197,8 @@ def parse_side(text: str) -> Side:
         side = _set(side, key, value, seen)
     if side.softmax_format not in (BINARY32, BINARY64):
         raise UnavailableError(
-            f"no bound is derived for a softmax in {side.softmax_format.name}", hint="softmax-format=binary32 or binary64"
+            f"no bound is derived for a softmax in {side.softmax_format.name}",
+            hint="softmax-format=binary32 or binary64",
         )
     return side
 

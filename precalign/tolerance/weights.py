@@ -143,7 +143,9 @@ def normaliser_of(side: Side, scores: Sums, weights: Weights) -> Normaliser:
     running: Sums | None = None
     for index, block in enumerate(weights.blocks):
         terms = np.exp(s[block] - weights.maxima[index])[None]
-        found = sum_of(terms, perturbed(terms, errors[block] + weights.offset), side.sum_order, to, lost=np.zeros_like(terms))
+        found = sum_of(
+            terms, perturbed(terms, errors[block] + weights.offset), side.sum_order, to, lost=np.zeros_like(terms)
+        )
         if side.softmax.kind == "split":
             parts.append(found)
             continue

@@ -23,7 +23,9 @@ from precalign.tolerance.search import judge, make_case, search
 from precalign.tolerance.side import PRESETS
 
 ORDERS = ("sequential", "reverse", "pairwise", "tree", "blocked:4/pairwise", "lanes:8/tree", "half2")
-halves = st.integers(0, 0xFFFF).filter(lambda c: (c & 0x7C00) != 0x7C00).map(lambda c: float(np.uint16(c).view(np.float16)))
+halves = (
+    st.integers(0, 0xFFFF).filter(lambda c: (c & 0x7C00) != 0x7C00).map(lambda c: float(np.uint16(c).view(np.float16)))
+)
 
 
 def lost(terms, order, fmt, *, directed=False):
@@ -49,7 +51,11 @@ def test_sums_in_an_order_over_exact_rationals(pairs, order, fmt, mode):
 
 
 @settings(deadline=None, max_examples=300)
-@given(st.lists(halves, min_size=1, max_size=24), st.sampled_from(["binary32", "binary16"]), st.randoms(use_true_random=False))
+@given(
+    st.lists(halves, min_size=1, max_size=24),
+    st.sampled_from(["binary32", "binary16"]),
+    st.randoms(use_true_random=False),
+)
 def test_sums_in_any_order_over_random_trees(terms, fmt, random):
     bound = lost(terms, None, fmt)
     nodes = [accumulate_oracle.round_rational(Fraction(t), fmt, "RNE") for t in terms]
@@ -106,7 +112,8 @@ def test_the_stated_order_against_150_bits(index):
     rng = np.random.default_rng(index)
     n, dim = int(rng.choice([1, 3, 70])), int(rng.choice([2, 16]))
     q, k, v = (
-        (rng.standard_normal(shape) * 2.0 ** rng.integers(-3, 4)).astype(np.float16) for shape in ((dim,), (n, dim), (n, dim))
+        (rng.standard_normal(shape) * 2.0 ** rng.integers(-3, 4)).astype(np.float16)
+        for shape in ((dim,), (n, dim), (n, dim))
     )
     codes = [x.view(np.uint16).tolist() for x in (q, k, v)]
     scale = 0.3

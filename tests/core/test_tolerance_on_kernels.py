@@ -72,7 +72,9 @@ def test_torch_in_float32_is_within(seed):
             if got is not None:
                 assert not tolerance.exceeded(got.numpy(), tolerance.centre).any()
                 pair = tolerance.allclose()
-                np.testing.assert_allclose(got.numpy().astype(np.float64), tolerance.centre, rtol=pair.rtol, atol=pair.atol)
+                np.testing.assert_allclose(
+                    got.numpy().astype(np.float64), tolerance.centre, rtol=pair.rtol, atol=pair.atol
+                )
 
 
 def test_numpy_in_float32_is_within_float64():
