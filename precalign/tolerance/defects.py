@@ -143,6 +143,8 @@ class Verdict:
         Queries on which rtol = atol = 1e-2 passes.
     caught : int
         Queries on which some output is beyond its own tolerance.
+    only_here : int
+        Queries on which 1e-2 passes and this catches.
     largest : float
         Largest difference from the reference.
     ratio : float
@@ -152,6 +154,7 @@ class Verdict:
     queries: int = 0
     passes_customary: int = 0
     caught: int = 0
+    only_here: int = 0
     largest: float = 0.0
     ratio: float = 0.0
 
@@ -166,7 +169,10 @@ def judge(case: Case, side: Side, verdicts: dict[str, Verdict]) -> None:
         got, verdict = run(case, settled)[None], verdicts.setdefault(name, Verdict())
         apart = np.abs(got - tolerance.centre)
         verdict.queries += 1
-        verdict.passes_customary += bool((apart <= CUSTOMARY + CUSTOMARY * np.abs(tolerance.centre)).all())
-        verdict.caught += bool(tolerance.exceeded(got, tolerance.centre).any())
+        passes = bool((apart <= CUSTOMARY + CUSTOMARY * np.abs(tolerance.centre)).all())
+        caught = bool(tolerance.exceeded(got, tolerance.centre).any())
+        verdict.passes_customary += passes
+        verdict.caught += caught
+        verdict.only_here += passes and caught
         verdict.largest = max(verdict.largest, float(apart.max()))
         verdict.ratio = max(verdict.ratio, float((apart / tolerance.absolute).max()))

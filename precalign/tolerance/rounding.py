@@ -1,7 +1,7 @@
 """What one rounding can do at most, anywhere on the number line.
 
 A number of magnitude at most x rounds to nearest with an error of at most u max(ufp(x), 2^emin), where ufp(x) = 2^E(x) and u = 2^-p: half the
-spacing there (Rump, Ogita and Oishi 2008, eq. 2.13). It is up to twice as sharp as u x, and covers subnormals without a term of their own.
+spacing there (Rump, Ogita and Oishi 2008). It is up to twice as sharp as u x, and covers subnormals without a term of their own.
 """
 
 from __future__ import annotations
