@@ -185,7 +185,10 @@ def _defects(dump: Path | None, kernel: Side, given: str, chosen: dict[str, Any]
     out.print(f"{queries:,} queries, kernel {given}, reference exact", markup=False, soft_wrap=True)
     out.print(f"{'':<31}{'largest difference':>18}{'/ tolerance':>13}{'1e-2 passes':>13}{'caught':>9}{'only here':>11}")
     for name, v in verdicts.items():
-        out.print(f"{name:<31}{v.largest:>18.2e}{v.ratio:>13.3g}{v.passes_customary:>13,}{v.caught:>9,}{v.only_here:>11,}", markup=False)
+        out.print(
+            f"{name:<31}{v.largest:>18.2e}{v.ratio:>13.3g}{v.passes_customary:>13,}{v.caught:>9,}{v.only_here:>11,}",
+            markup=False,
+        )
 
 
 def _show(rows: Rows, of: str, sides: tuple[str, str]) -> None:

@@ -53,7 +53,9 @@ EXPONENTIALS = {
         Exponential(
             "cuda-expf", NATURAL, 2.0, "CUDA C++ Programming Guide, Mathematical Functions: expf, 2 ulp (full range)"
         ),
-        Exponential("numpy", NATURAL, 3.0, "NumPy's vectorised float32 exp: 2.52 ulp by its source, rounded up"),
+        Exponential(
+            "numpy", NATURAL, 3.0, "NumPy's vectorised float32 exp: 2.42 ulp found over 6 million arguments, rounded up"
+        ),
         Exponential(
             "torch-flash", NATURAL, 20.0, "torch's CPU flash attention, Vectorized::exp_u20: 'ULP=20' by its source"
         ),

@@ -133,7 +133,7 @@ PRESETS = {
         division="approx",
     ),
 }
-"""Sides with a name. float64 and float32 hold for any order, fused or not: NumPy, torch.matmul."""
+"""Sides with a name. float64 and float32 hold for any order, fused or not: torch.matmul, and NumPy with exp=numpy in float32."""
 FORMATS = {"accumulator", "product", "score-format", "softmax-format", "prob-format", "output"}
 OPTIONAL = {"product": "fma", "score-format": "none", "prob-format": "none", "output": "none"}
 KEYS = (
