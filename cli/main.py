@@ -57,6 +57,10 @@ COMMANDS = {
         "precalign.cli.commands.tune", "Find the cheapest rule for every head within a tolerance, and verify it."
     ),
     "frontier": Entry("precalign.cli.commands.frontier", "Saving against error for all rules over their parameters."),
+    "tolerance": Entry(
+        "precalign.cli.commands.tolerance",
+        "Give the tightest sound tolerance for a test of a kernel against a reference.",
+    ),
     "formats": Entry("precalign.cli.commands.formats", "List the number formats, or every value of one."),
     "bench": Entry("precalign.cli.commands.bench", "Time precalign against its peers, results checked first."),
 }

@@ -169,9 +169,10 @@ def test_scores_that_overflow_promise_nothing():
 
 
 @pytest.mark.long
-def test_search_of_millions(proof):
+@pytest.mark.parametrize("part", range(4))
+def test_search_of_millions(part, proof):
     found = None
-    for found in search(12_000_000, seed=20261124):  # noqa: B007 - the last one counts
+    for found in search(3_000_000, seed=20261124 + part):  # noqa: B007 - the last one counts
         pass
     name = "certified bounds on scores and outputs, adversarial search, (step, query head, rule) against binary64"
-    proof(name, found.cases, found.violations)
+    proof(f"{name}, part {part + 1} of 4", found.cases, found.violations)
