@@ -79,6 +79,11 @@ class PlaneCache:
         return self.n_kv_heads * self.config.group
 
     @property
+    def n_splits(self) -> int:
+        """Splits that a sequence of full length has."""
+        return -(-self.max_pages * PAGE_TOKENS // self.config.split_tokens)
+
+    @property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each sequence, (batch_size,)."""
         return self._host_lengths.copy()
@@ -88,7 +93,7 @@ class PlaneCache:
         n_pages = self.batch_size * self.max_pages
         heads = (self.batch_size, self.n_kv_heads)
         q_heads = (self.batch_size, self.n_q_heads)
-        n_splits = -(-tokens // self.config.split_tokens)
+        n_splits = self.n_splits
         buffers = {}
         for plane, width in zip(_PLANES, (8, 4, 4), strict=True):
             rows = PAGE_TOKENS * width // 8
@@ -101,8 +106,12 @@ class PlaneCache:
         buffers["lengths"] = self.device.zeros((self.batch_size,), np.int32)
         buffers["key_bits"] = self.device.zeros((*heads, head_dim), np.uint8)
         buffers["value_bits"] = self.device.zeros((*heads, tokens), np.uint8)
-        buffers["scores"] = self.device.zeros((*q_heads, tokens), np.float32)
-        buffers["probs"] = self.device.zeros((*q_heads, tokens), np.float32)
+        if self.config.one_pass:
+            buffers["split_maxima"] = self.device.zeros((*q_heads, n_splits), np.float32)
+            buffers["split_sums"] = self.device.zeros((*q_heads, n_splits), np.float32)
+        else:
+            buffers["scores"] = self.device.zeros((*q_heads, tokens), np.float32)
+            buffers["probs"] = self.device.zeros((*q_heads, tokens), np.float32)
         buffers["references"] = self.device.zeros(q_heads, np.int32)
         buffers["partials"] = self.device.zeros((*q_heads, n_splits, head_dim), np.float32)
         buffers["outputs"] = self.device.zeros((*q_heads, head_dim), np.float32)
@@ -120,8 +129,7 @@ class PlaneCache:
             if self.config.rule == "static":
                 raise UsageError(f"the rule static needs {name}", hint="(n_kv_heads,) of 8, 12 or 16 bits")
             return np.full(self.n_kv_heads, 16, np.int32)
-        least = 8 if self.config.format.exponent_bits < 8 else 12
-        allowed = [b for b in (8, 12, 16) if b >= least]
+        allowed = list(self.config.levels)
         policy = np.asarray(bits, np.int32)
         if policy.shape != (self.n_kv_heads,) or not np.isin(policy, allowed).all():
             raise UsageError(f"{name} must be (n_kv_heads,) = ({self.n_kv_heads},) of {allowed}, not {bits!r}")
@@ -183,31 +191,43 @@ class PlaneCache:
             Overwritten by the next call.
         """
         codes = self._codes(queries, (self.batch_size, self.n_q_heads, self.config.head_dim), "queries")
-        b, config, max_pages, n_kv = self._buffers, self.config, np.int32(self.max_pages), np.int32(self.n_kv_heads)
-        keys, values = ([b[f"{side}_{plane}"] for plane in _PLANES] for side in ("key", "value"))
-        place = [b["lengths"], b["block_table"], max_pages, n_kv]
-        n_splits = -(-self.max_pages * PAGE_TOKENS // config.split_tokens)
+        (self._attend_once if self.config.one_pass else self._attend_twice)(codes)
+        return self._buffers["outputs"]
 
+    def _place(self) -> list[Any]:
+        b = self._buffers
+        return [b["lengths"], b["block_table"], np.int32(self.max_pages), np.int32(self.n_kv_heads)]
+
+    def _planes(self, side: str) -> list[Array]:
+        return [self._buffers[f"{side}_{plane}"] for plane in _PLANES]
+
+    def _attend_twice(self, queries: Array) -> None:
+        b, place, keys, values = self._buffers, self._place(), self._planes("key"), self._planes("value")
         grid = (-(-self.max_pages // 8), self.n_kv_heads, self.batch_size)
-        self._launch(
-            "key_scores",
-            grid,
-            128,
-            [codes, *place, self.scale, *keys, b["key_maxima"], b["key_policy"], b["key_bits"], b["scores"]],
-        )
-        grid = (self.n_q_heads, self.batch_size, 1)
-        self._launch(
-            "softmax",
-            grid,
-            512,
-            [b["scores"], *place, *values, b["value_maxima"], b["token_maxima"], b["probs"], b["references"]],
-        )
-        grid = (-(-n_splits // 4), self.n_kv_heads, self.batch_size)
+        decided = [b["key_maxima"], b["key_policy"], b["key_bits"], b["scores"]]
+        self._launch("key_scores", grid, 128, [queries, *place, self.scale, *keys, *decided])
+        heads = (self.n_q_heads, self.batch_size, 1)
+        made = [b["value_maxima"], b["token_maxima"], b["probs"], b["references"]]
+        self._launch("softmax", heads, 512, [b["scores"], *place, *values, *made])
+        grid = (-(-self.n_splits // 4), self.n_kv_heads, self.batch_size)
         given = [b["probs"], b["references"], *place, *values, b["token_maxima"], b["value_policy"]]
         self._launch("values", grid, 128, [*given, b["value_bits"], b["partials"]])
-        grid = (self.n_q_heads, self.batch_size, 1)
-        self._launch("combine", grid, config.head_dim, [b["partials"], b["lengths"], max_pages, b["outputs"]])
-        return b["outputs"]
+        arguments = [b["partials"], b["lengths"], np.int32(self.max_pages), b["outputs"]]
+        self._launch("combine", heads, self.config.head_dim, arguments)
+
+    def _attend_once(self, queries: Array) -> None:
+        b, keys = self._buffers, self._planes("key")
+        place = [queries, *self._place(), self.scale]
+        if self.config.rule == "online":
+            given = [*keys, b["key_maxima"], b["token_maxima"], b["key_policy"], b["references"]]
+            self._launch("newest", (self.n_kv_heads, self.batch_size, 1), 64, [*place, *given])
+        planes = [*keys, *self._planes("value"), b["key_maxima"], b["token_maxima"], b["references"]]
+        made = [b[name] for name in ("key_bits", "value_bits", "split_maxima", "split_sums", "partials")]
+        grid = (self.n_splits, self.n_kv_heads, self.batch_size)
+        self._launch("one_pass", grid, 64, [*place, *planes, b["key_policy"], b["value_policy"], *made])
+        parts = [b["split_maxima"], b["split_sums"], b["partials"], b["lengths"], np.int32(self.max_pages)]
+        heads = (self.n_q_heads, self.batch_size, 1)
+        self._launch("one_pass_combine", heads, self.config.head_dim, [*parts, b["outputs"]])
 
     def _launch(self, entry: str, grid: tuple[int, int, int], block: int, arguments: list[Any]) -> None:
         self.device.kernel(self.config, entry)(grid, block, arguments)

@@ -50,7 +50,7 @@ class Case:
     def __str__(self) -> str:
         config = self.config
         lengths = "+".join(map(str, self.lengths))
-        rule = config.rule + (f":guard_bits={config.guard_bits}" if config.guard_bits else "")
+        rule = config.variant + (f":guard_bits={config.guard_bits}" if config.guard_bits else "")
         return (
             f"{rule} {config.format.name} head_dim={config.head_dim} group={config.group} "
             f"n_kv_heads={self.n_kv_heads} tokens={lengths} splits={config.split_tokens} data={self.data} seed={self.seed}"
