@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command("validate")
-@click.option("--quick", "size", flag_value="quick", help="A dozen cases; seconds.")
+@click.option("--quick", "size", flag_value="quick", help="One case of each rule and order; seconds.")
 @click.option("--full", "size", flag_value="full", help="Twenty times the matrix, and long contexts; hours.")
 @click.option("--rule", "rules", multiple=True, metavar="NAME", help="Only this rule; may be given several times.")
 @click.option("--dtype", "formats", multiple=True, metavar="FORMAT", help="Only this format: fp16 or bf16.")

@@ -5,7 +5,6 @@ Nothing here is shared with the kernels: the emulator (`precalign.block`) is Num
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,8 @@ from precalign.rules import get_rule
 from precalign.traffic import key_transfer, prepass_transfer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from precalign.gpu.kernels import KernelConfig
@@ -100,10 +101,10 @@ _ONCE_BUFFERS: dict[str, Callable[[Once], NDArray[Any]]] = {
 }
 
 
-def rule_of(config: KernelConfig) -> Rule | None:
-    """Return the emulator's rule, None for `static`, whose bits are given."""
-    if config.rule == "static":
-        return None
+def rule_of(config: KernelConfig, static_bits: tuple[int, int] | None) -> Rule:
+    """Return the emulator's rule."""
+    if static_bits is not None:
+        return get_rule(f"static:key_bits={static_bits[0]},value_bits={static_bits[1]}")
     parameters = [] if config.rule == "full" else [f"guard_bits={config.guard_bits}"]
     if config.rule == "aligned-skip":
         parameters.append(f"threshold={config.skip_diff}")
@@ -130,22 +131,20 @@ def emulate(
     static_bits : (int, int) or None
         Bits of keys and of values for the rule `static`.
     """
-    fmt, rule = config.format, rule_of(config)
-    layout = Layout("8|4|4", fmt, WIDTHS, skip=rule is not None and rule.needs_skip)
+    fmt, rule = config.format, rule_of(config, static_bits)
+    layout = Layout("8|4|4", fmt, WIDTHS, skip=rule.needs_skip)
     inputs = HeadInputs(keys, values, queries[:, None, :], fmt, scale)
     steps = Steps(*(np.array([n], np.int64) for n in (0, 0, len(keys))))
     block = Block(Reads(inputs, layout), steps, config.split_tokens)
 
-    key_levels = (
-        _fixed(layout, static_bits, 0, (1, block.head_dim)) if rule is None else rule.key_levels(block.key_view())
-    )
+    key_levels = rule.key_levels(block.key_view())
     (scores,), exact = block.scores([key_levels])
     raw_scores = scores.copy()
     probs = block.softmax(scores)
     value_max = window_max(inputs.value_exponents, *block.window)
     view = block.value_view(probs, value_max, raw_scores)
-    prepass = None if rule is None else rule.prepass_tokens(view)
-    value_levels = _fixed(layout, static_bits, 1, probs.shape[1:]) if rule is None else rule.value_levels(view, prepass)
+    prepass = rule.prepass_tokens(view)
+    value_levels = rule.value_levels(view, prepass)
     (outputs,), _ = block.outputs([probs], [value_levels], exact)
 
     seq_len, levels = len(keys), np.array(layout.levels, np.uint8)
@@ -208,11 +207,6 @@ def _once(
     scores = np.ascontiguousarray(scores)
     splits = one_pass(scores, read, config.split_tokens)
     return Once(seeds, splits, stated, one_pass_difference(scores, read, config.split_tokens))
-
-
-def _fixed(layout: Layout, static_bits: tuple[int, int] | None, side: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    assert static_bits is not None  # noqa: S101 - the rule `static` comes with its bits
-    return np.full(shape, layout.levels.index(static_bits[side]), np.uint8)
 
 
 def _biased(exponents: NDArray[Any], bias: int) -> NDArray[np.uint8]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from precalign.gpu.plane_cache import PAGE_TOKENS
+from precalign.gpu.cache_inputs import PAGE_TOKENS
 from precalign.gpu.validate.points import different
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from precalign.gpu.kernels import KernelConfig
     from precalign.gpu.validate.emulated import Emulated
+
 
 @dataclass(frozen=True)
 class Decided:
@@ -136,7 +137,9 @@ def _value_bits(expected: Emulated, _: Any, index: tuple[int, ...]) -> list[str]
         scores = ", ".join(f"{s:.6g}" for s in expected.scores[:, index[0]])
         seeds = ", ".join(map(str, expected.once.seeds.tolist()))
         top = expected.maxima["token_maxima"][index]
-        return [f"scores: {scores}; largest biased exponent of its values: {top}; exponents that M begins with: {seeds}"]
+        return [
+            f"scores: {scores}; largest biased exponent of its values: {top}; exponents that M begins with: {seeds}"
+        ]
     probs = ", ".join(f"{p:.6g}" for p in expected.probs[:, index[0]])
     return [f"probabilities: {probs}; largest biased exponent of its values: {expected.maxima['token_maxima'][index]}"]
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 TREE_LEVELS = 6
 LEAST_WEIGHT = 2.0**-126
+FARTHEST = 100.0
+"""A token this far below has a weight under 2^-126 in either order: 0, or what `lost` covers."""
 
 
 def one_pass_difference(
@@ -47,7 +49,7 @@ def one_pass_difference(
     two = in_split // LANES + 1 + TREE_LEVELS + n_splits + 1 + in_split + n_splits
     bound = np.zeros((len(scores), values.shape[1]))
     for factors, roundings in ((pages + 1, one), (1, two)):
-        x = EXPONENT_ERROR * below + factors * WEIGHT_ERROR
+        x = EXPONENT_ERROR * np.minimum(below, FARTHEST) + factors * WEIGHT_ERROR
         normaliser = np.maximum((probs * np.exp(x)).sum(1), 1 / (probs * np.exp(-x)).sum(1))[:, None]
         moved = probs * np.exp(x) * normaliser
         bound += ((moved - probs) + moved * (np.expm1(2 * gamma(roundings)))) @ sizes
