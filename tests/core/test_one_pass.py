@@ -90,7 +90,9 @@ def exact_outputs(scores, values):
         return [float(sum(w * v for w, v in zip(weights, column, strict=True)) / total) for column in columns]
 
 
-@pytest.mark.parametrize(("seq_len", "split", "spread"), [(2, 64, 1.0), (150, 64, 30.0), (400, 256, 4.0), (90, 64, 0.0)])
+@pytest.mark.parametrize(
+    ("seq_len", "split", "spread"), [(2, 64, 1.0), (150, 64, 30.0), (400, 256, 4.0), (90, 64, 0.0)]
+)
 def test_difference_of_the_orders_is_within_its_bound(seq_len, split, spread):
     scores, values = draw(seq_len + 1, seq_len, group=1, head_dim=3, spread=spread)
     bound = one_pass_difference(scores, values, split)[0]
