@@ -42,6 +42,8 @@ class CaseResult:
     tallies : Tallies
     plane_sectors, other_sectors : int
         Global sectors read by `attend`, summed over the steps: from planes, and all else (scores, probabilities, metadata).
+    modelled_sectors : int
+        What the traffic model says for `plane_sectors`.
     full_sectors : int
         Plane sectors that reading every bit takes.
     fault : str or None
@@ -56,6 +58,7 @@ class CaseResult:
     tallies: Tallies = field(default_factory=Tallies)
     plane_sectors: int = 0
     other_sectors: int = 0
+    modelled_sectors: int = 0
     full_sectors: int = 0
     fault: str | None = None
 
@@ -213,6 +216,7 @@ class _Run:
             planes = sum(line.sectors for line in loads if line.location.file.endswith(PLANE_FILE))
             self.result.plane_sectors += planes
             self.result.other_sectors += sum(line.sectors for line in loads) - planes
+            self.result.modelled_sectors += modelled[kernel]
             tally = self.tallies["sectors"]
             tally.checked += 1
             if planes != modelled[kernel]:

@@ -19,7 +19,7 @@ from precalign.gpu.validate.case import Case
 from precalign.gpu.validate.check import check
 from precalign.gpu.validate.data import KINDS
 from precalign.gpu.validate.emulated import value_row_sectors
-from precalign.gpu.validate.invariance import check_invariance, check_splits, split_bound, split_witness
+from precalign.gpu.validate.invariance import check_invariance, check_splits, pass_witness, split_bound, split_witness
 from precalign.gpu.validate.matrix import matrix
 from precalign.gpu.validate.mutants import MUTANTS
 from precalign.gpu.validate.mutation import hunt
@@ -55,6 +55,13 @@ def test_shortest_sequence_that_shows_the_size_of_a_split():
     witness = split_witness(KernelConfig(64, 1, BINARY16))
     one, two = witness.outputs
     assert witness.seq_len == 65
+    assert 0 < abs(one - two) <= witness.bound
+
+
+def test_shortest_sequence_that_shows_the_number_of_passes():
+    witness = pass_witness(KernelConfig(64, 1, BFLOAT16))
+    one, two = witness.outputs
+    assert witness.seq_len == 2  # one token has weight 1 and sum 1 in either order
     assert 0 < abs(one - two) <= witness.bound
 
 
