@@ -63,7 +63,7 @@ class CaseResult:
     fault: str | None = None
 
 
-def check(case: Case, device: Device, codes: Codes | None = None) -> CaseResult:
+def check(case: Case, device: Device, codes: Codes | None = None, *, until_failure: bool = False) -> CaseResult:
     """Validate one case.
 
     Parameters
@@ -73,12 +73,14 @@ def check(case: Case, device: Device, codes: Codes | None = None) -> CaseResult:
         Where the kernels run. A device with `reports` is measured, one with a `seed` is tried in several orders.
     codes : Codes, optional
         From a dump; drawn by the case if not given.
+    until_failure : bool
+        Whether a step that differs is the last.
     """
     config = case.config
     result = CaseResult(str(case), config.variant, config.format.name, config.head_dim, config.group)
     run = _Run(case, device, case.codes() if codes is None else codes, result)
     try:
-        run.steps()
+        run.steps(until_failure=until_failure)
     except KernelFault as fault:
         result.fault = str(fault)
         tally = result.tallies["memory"]
@@ -112,7 +114,7 @@ class _Run:
         self.static = static
         self.table = self.cache.buffer("block_table")
 
-    def steps(self) -> None:
+    def steps(self, *, until_failure: bool) -> None:
         lengths = np.zeros(self.case.batch_size, np.int64)
         for number, added in enumerate(self.case.appends):
             self._order(self.case.seed + number + 1)
@@ -132,6 +134,8 @@ class _Run:
             self._compare(emulated, buffers)
             self._compare_sectors(emulated)
             self._count_accesses()
+            if until_failure and self.tallies.failed:
+                return
             if number == len(self.case.appends) - 1:
                 self._other_orders(buffers, lengths)
 
