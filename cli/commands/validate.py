@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 @click.option(
     "--dump", type=click.Path(path_type=Path), help="Validate on the layers of this dump instead of drawn data."
 )
+@click.option(
+    "--layer", "layers", multiple=True, type=int, help="Only this layer of the dump; may be given several times."
+)
 @dump_options
 @click.option(
     "--policy", type=click.Path(path_type=Path), help="Validate the rule static with the bits of this policy.json."
@@ -130,7 +133,10 @@ def _work(size: str, device: str, texts: dict[str, str] | None, chosen: dict[str
         from precalign.analysis.validation import dump_cases
 
         with open_from(chosen["dump"], chosen) as dump:
-            return [Work(case, device, codes, texts) for case, codes in dump_cases(dump, selection.rules, None, policy)]
+            pairs = list(dump_cases(dump, selection.rules, chosen["layers"] or None, policy))
+        return [Work(case, device, codes, texts) for case, codes in pairs]
+    if chosen["layers"]:
+        raise UsageError("--layer needs --dump")
     if policy is not None:
         from precalign.analysis.validation import policy_cases
 
