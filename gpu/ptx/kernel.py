@@ -41,10 +41,10 @@ def _steps(ptx: str, name: str) -> Program:
 
 @lru_cache(maxsize=256)
 def _machine_code(ptx: str, name: str) -> CompiledProgram:
-    from precalign.gpu.ptx.compiled.program import build
+    from precalign.gpu.ptx.compiled.program import build_all
 
     module = _parsed(ptx, name)
-    return build(module, module.entries[name])
+    return build_all([(module, module.entries[name])])[0]
 
 
 class PtxKernel:

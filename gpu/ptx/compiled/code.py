@@ -114,19 +114,30 @@ class Code:
         """
         taken = ", ".join(kind for kind, _ in sources)
         self.declarations[function] = f"declare {result} @{function}({taken})"
-        before, loop, after = self.name("each"), self.name("each"), self.name("each")
+        places = [self._slot(number, f"store {vector(kind)} {value}") for number, (kind, value) in enumerate(sources)]
+        results, loop, after = self._slot(len(sources), ""), self.name("each"), self.name("each")
+        before = self.name("each")
         self.do(f"br label %{before}")
         self.label(before)
         self.do(f"br label %{loop}")
         self.label(loop)
-        lane, following, result_so_far, extended = (f"%{self.name()}" for _ in range(4))
+        lane, following = f"%{self.name()}", f"%{self.name()}"
         self.do(f"{lane} = phi i32 [0, %{before}], [{following}, %{loop}]")
-        self.do(f"{result_so_far} = phi {vector(result)} [zeroinitializer, %{before}], [{extended}, %{loop}]")
-        given = [f"{kind} {self.emit(f'extractelement {vector(kind)} {v}, i32 {lane}')}" for kind, v in sources]
-        one = self.emit(f"call {result} @{function}({', '.join(given)})")
-        self.do(f"{extended} = insertelement {vector(result)} {result_so_far}, {result} {one}, i32 {lane}")
+        given = []
+        for (kind, _), place in zip(sources, places, strict=True):
+            one = self.emit(f"getelementptr {kind}, ptr {place}, i32 {lane}")
+            given.append(f"{kind} {self.emit(f'load {kind}, ptr {one}')}")
+        made = self.emit(f"call {result} @{function}({', '.join(given)})")
+        self.do(f"store {result} {made}, ptr {self.emit(f'getelementptr {result}, ptr {results}, i32 {lane}')}")
         self.do(f"{following} = add i32 {lane}, 1")
         done = self.emit(f"icmp eq i32 {following}, {LANES}")
         self.do(f"br i1 {done}, label %{after}, label %{loop}")
         self.label(after)
-        return extended
+        return self.emit(f"load {vector(result)}, ptr {results}, align 64")
+
+    def _slot(self, number: int, store: str) -> str:
+        """Return a place for a vector, and store one there."""
+        place = self.emit(f"getelementptr i8, ptr %scratch.value, i64 {8 * LANES * number}")
+        if store:
+            self.do(f"{store}, ptr {place}, align 64")
+        return place

@@ -26,8 +26,9 @@ class Block:
     ----------
     begin, end : int
     ending : str
-        "branch", "exit", "barrier", "collective", "next" or "into" (a collective follows). A collective stands in a block of its
-        own, so that lanes that came earlier find their operands in memory; nothing is scheduled before it.
+        "branch", "exit", "barrier", "collective", "next" or "into" (a collective follows to which nothing branches). A
+        collective stands in a block of its own, so that lanes that came earlier find their operands in memory; nothing is
+        scheduled before it.
     successors : list of int
         Blocks by their first instruction.
     live_in, live_out : set of str
@@ -87,7 +88,8 @@ def blocks_of(entry: Entry) -> dict[int, Block]:
     instructions = entry.instructions
     if not instructions or ending_of(instructions[-1]) not in ("exit", "branch") or instructions[-1].guard:
         raise UnsupportedPtxError(f"{entry.name}: a kernel that does not end in ret, exit or bra is not modelled")
-    starts = {0} | {i for i in entry.labels.values() if i < len(instructions)}
+    targets = {i for i in entry.labels.values() if i < len(instructions)}
+    starts = {0} | targets
     for index, instruction in enumerate(instructions):
         kind = ending_of(instruction)
         if kind != "plain":
@@ -99,7 +101,7 @@ def blocks_of(entry: Entry) -> dict[int, Block]:
     for begin, end in zip(ordered, [*ordered[1:], len(instructions)], strict=True):
         kind = ending_of(instructions[end - 1])
         if kind == "plain":
-            kind = "into" if end < len(instructions) and ending_of(instructions[end]) == "collective" else "next"
+            kind = "next" if end in targets or ending_of(instructions[end]) != "collective" else "into"
         block = Block(begin, end, kind)
         block.successors = _successors(entry, block)
         blocks[begin] = block

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import llvmlite.binding as llvm
@@ -24,6 +26,8 @@ from precalign.gpu.ptx.operations.registry import Modifiers
 from precalign.gpu.ptx.program import Label, Pair, Vector
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from precalign.gpu.ptx.compiled.graph import Block
     from precalign.gpu.ptx.program import Entry, Instruction, Module
 
@@ -80,22 +84,21 @@ class _Writer:
         self.numbers = {begin: i for i, begin in enumerate(sorted(self.blocks))}
         self.models: dict[int, str] = {}
 
-    def write(self) -> str:
+    def write(self, name: str) -> str:
         code = self.code
         code.label("entry")
         write_prologue(code)
-        for name, word in (("params", PARAMS), ("symbols", SYMBOLS), ("executed", EXECUTED), ("issued", ISSUED)):
+        for part, word in (("params", PARAMS), ("symbols", SYMBOLS), ("executed", EXECUTED), ("issued", ISSUED)):
             place = code.emit(f"getelementptr i64, ptr %ctx, i64 {word}")
-            code.do(f"%{name} = load ptr, ptr {place}, align 8")
-        for name, size in memory.SCRATCH.items():
-            code.do(f"{name} = alloca [{size} x i8], align 64")
+            code.do(f"%{part} = load ptr, ptr {place}, align 8")
+        for scratch, size in memory.SCRATCH.items():
+            code.do(f"{scratch} = alloca [{size} x i8], align 64")
         code.do("br label %dispatch")
         write_dispatch(code, sorted(self.blocks))
         targets = {s for b in self.blocks.values() for s in b.successors if s <= b.begin}
         for begin in sorted(self.blocks):
             self._block(self.blocks[begin], again=begin in targets)
-        head = f"define i32 @{_NAME}(ptr noalias %ctx, ptr noalias %frame) {{"
-        return "\n".join([*code.declarations.values(), head, *code.lines, "}"])
+        return "\n".join([f"define i32 @{name}(ptr noalias %ctx, ptr noalias %frame) {{", *code.lines, "}"])
 
     def _block(self, block: Block, *, again: bool) -> None:
         code = self.code
@@ -198,28 +201,25 @@ class _Writer:
             lanes.write(operand, scalar, value)
 
 
-_NAME = "run_warp"
 _LOCK = threading.Lock()
-_machine: Any = None
+
+@lru_cache(maxsize=1)
+def _host() -> tuple[Any, str, str]:
+    """Return (target, name of this CPU, its features): all its vector instructions and its fused multiply-add."""
+    for start in (llvm.initialize_native_target, llvm.initialize_native_asmprinter):
+        with contextlib.suppress(RuntimeError):  # newer versions do it by themselves
+            start()
+    return llvm.Target.from_default_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
 
 
-def _target_machine() -> Any:  # noqa: ANN401 - llvmlite has no types
-    """Return the code generator for this CPU, with all its vector instructions and its fused multiply-add."""
-    global _machine  # noqa: PLW0603 - made once per process
-    if _machine is None:
-        import contextlib
+def build_all(kernels: Sequence[tuple[Module, Entry]], *, optimise: int = 2) -> list[CompiledProgram]:
+    """Compile kernels together.
 
-        for start in (llvm.initialize_native_target, llvm.initialize_native_asmprinter):
-            with contextlib.suppress(RuntimeError):  # newer versions do it by themselves
-                start()
-        features = llvm.get_host_cpu_features().flatten()
-        target = llvm.Target.from_default_triple()
-        _machine = target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=2, jit=True)
-    return _machine
-
-
-def build(module: Module, entry: Entry) -> CompiledProgram:
-    """Compile a kernel.
+    Parameters
+    ----------
+    kernels : sequence of (Module, Entry)
+    optimise : int
+        Level of LLVM's code generator, 0 to 3.
 
     Raises
     ------
@@ -227,31 +227,39 @@ def build(module: Module, entry: Entry) -> CompiledProgram:
         Naming the source line, for the first instruction that is not translated.
     """
     start = time.perf_counter()
-    writer = _Writer(module, entry)
-    text = writer.write()
+    writers = [_Writer(module, entry) for module, entry in kernels]
+    texts = [writer.write(f"run_warp_{i}") for i, writer in enumerate(writers)]
+    declarations: dict[str, str] = {}
+    for writer in writers:
+        declarations |= writer.code.declarations
     with _LOCK:
-        engine = _assemble(text, writer.code)
-    address = int(engine.get_function_address(_NAME))
-    return CompiledProgram(
-        entry,
-        address,
-        writer.frame.size,
-        writer.blocks,
-        writer.numbers,
-        writer.models,
-        writer.symbols,
-        text,
-        time.perf_counter() - start,
-        engine,
-    )
+        engine = _assemble("\n".join([*declarations.values(), *texts]), declarations, optimise)
+    seconds = (time.perf_counter() - start) / len(kernels)
+    return [
+        CompiledProgram(
+            w.entry,
+            int(engine.get_function_address(f"run_warp_{i}")),
+            w.frame.size,
+            w.blocks,
+            w.numbers,
+            w.models,
+            w.symbols,
+            texts[i],
+            seconds,
+            engine,
+        )
+        for i, w in enumerate(writers)
+    ]
 
 
-def _assemble(text: str, code: Code) -> Any:  # noqa: ANN401 - an llvmlite engine
-    for name in code.declarations:
+def _assemble(text: str, declarations: dict[str, str], optimise: int) -> Any:  # noqa: ANN401 - an llvmlite engine
+    for name in declarations:
         if not name.startswith("llvm."):
             llvm.add_symbol(name, functions.address(name))
-    parsed = llvm.parse_assembly(text)
-    engine = llvm.create_mcjit_compiler(parsed, _target_machine())
+    target, cpu, features = _host()
+    # The engine owns its code generator and deletes it with itself, so each has its own.
+    machine = target.create_target_machine(cpu=cpu, features=features, opt=optimise, jit=True)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(text), machine)
     engine.finalize_object()
     return engine
 

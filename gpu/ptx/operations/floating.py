@@ -27,9 +27,7 @@ def finished(m: Modifiers, scalar: Scalar, n_sources: int, function: Callable[..
 
     def whole(*sources: Array) -> Array:
         given = tuple(rounding.flush(s) for s in sources) if ftz else sources
-        result = function(*given)
-        if scalar.bits == 32:
-            result = rounding.canonical(result)
+        result = rounding.canonical(function(*given))
         if ftz:
             result = rounding.flush(result)
         return rounding.saturate(result) if sat else result

@@ -88,7 +88,7 @@ def ptx_shuffle(context, index, mode, ready, members, values, deltas, clamps, re
                 valid |= bit
             else:
                 source = types.int64(lane)
-            if not lanes & own(members, lane) >> source & 1:
+            if not (lanes & own(members, lane)) >> source & 1:
                 report_fault(context, SHUFFLE_IDLE, index, lane, source, 0, 0)
                 return types.int64(-1)
             store32(results + 4 * lane, load32(values + 4 * source))
