@@ -11,7 +11,7 @@ from precalign.errors import PrecalignError
 from precalign.gpu.ptx.compiled.launch import CompiledLaunch
 from precalign.gpu.ptx.compiled.program import build_all
 from precalign.gpu.ptx.compiler import Compiler
-from precalign.gpu.ptx.fuzz.generate import N_CELLS, OUT_BYTES, POOL
+from precalign.gpu.ptx.fuzz.generate import N_CELLS, OUT_BYTES, POOL, text_of
 from precalign.gpu.ptx.launch import Launch, ModuleMemory
 from precalign.gpu.ptx.machine import run_checked
 from precalign.gpu.ptx.parser import parse
@@ -34,48 +34,50 @@ class Outcome:
     error: str = ""
 
 
-def _run(program: Program, module: Module, execute: Callable[[Launch], Report]) -> Outcome:
-    rows = program.inputs()
-    out = np.zeros((program.n_threads, OUT_BYTES), np.uint8)
-    cells = np.zeros((6, N_CELLS), np.uint32)
+def _run(programs: Sequence[Program], module: Module, execute: Callable[[Launch], Report]) -> Outcome:
+    first = programs[0]
+    rows = np.concatenate([program.inputs() for program in programs])
+    out = np.zeros((rows.shape[0], OUT_BYTES), np.uint8)
+    cells = np.zeros((len(programs), 6, N_CELLS), np.uint32)
+    grid = (*first.grid[:2], len(programs))
     try:
-        launch = Launch(
-            module.entries["k"], module, ModuleMemory(module), program.grid, program.block, [rows, out, cells], 0
-        )
+        launch = Launch(module.entries["k"], module, ModuleMemory(module), grid, first.block, [rows, out, cells], 0)
         report = execute(launch)
     except PrecalignError as error:
         return Outcome(b"", b"", {}, f"{type(error).__name__}: {error}")
     return Outcome(out.tobytes(), cells.tobytes(), report.to_json())
 
 
-def differences(programs: Sequence[Program], *, optimise: int = 2) -> list[str]:
-    """Return, for each program, how the engines differ on it, or "" if they agree on every byte and count.
+def difference(programs: Sequence[Program], *, optimise: int = 2) -> tuple[str, int, set[str]]:
+    """Run programs together on both engines.
 
     Parameters
     ----------
     programs : sequence of Program
-        Compiled together, which is quicker.
+        At least one; all of one shape.
     optimise : int
         Level of LLVM's code generator, 0 to 3.
+
+    Returns
+    -------
+    str
+        How the engines differ, "" if they agree on every byte and every count.
+    int
+        Thread instructions executed.
+    set of str
+        Opcodes executed.
     """
-    modules = [parse(program.text()) for program in programs]
-    try:
-        codes = build_all([(m, m.entries["k"]) for m in modules], optimise=optimise)
-    except PrecalignError as error:
-        if len(programs) == 1:
-            return [f"the compiled engine refuses it: {error}"]
-        return [differences([p], optimise=optimise)[0] for p in programs]
-    found = []
-    for program, module, code in zip(programs, modules, codes, strict=True):
-        first = _run(program, module, lambda l, m=module: run_checked(Compiler(m.entries["k"]).compile(), l))
-        second = _run(program, module, lambda l, c=code: CompiledLaunch(c, l).run())
-        found.append(_compare(first, second))
-    return found
+    module = parse(text_of(programs))
+    entry = module.entries["k"]
 
+    def checked(launch: Launch) -> Report:
+        return run_checked(Compiler(entry).compile(), launch)
 
-def difference(program: Program) -> str:
-    """Return how the engines differ on one program, or ""."""
-    return differences([program])[0]
+    def compiled(launch: Launch) -> Report:
+        return CompiledLaunch(build_all([(module, entry)], optimise=optimise)[0], launch).run()
+
+    first, second = (_run(programs, module, engine) for engine in (checked, compiled))
+    return _compare(first, second), first.report.get("lane_instructions", 0), set(first.report.get("instructions", ()))
 
 
 def _compare(first: Outcome, second: Outcome) -> str:
@@ -95,9 +97,9 @@ def _compare(first: Outcome, second: Outcome) -> str:
 def _where(one: bytes, two: bytes) -> str:
     a, b = (np.frombuffer(octets, np.uint8).reshape(-1, OUT_BYTES) for octets in (one, two))
     thread, octet = (int(i[0]) for i in np.nonzero(a != b))
-    places = [(f"%r{i}", 4 * i, 4) for i in range(POOL["r"])] + [(f"%d{i}", 24 + 8 * i, 8) for i in range(POOL["d"])]
-    places += [(f"%h{i}", 56 + 2 * i, 2) for i in range(POOL["h"])] + [(f"%p{i}", 64 + i, 1) for i in range(POOL["p"])]
-    for name, start, size in [*places, ("own memory", 80, 16)]:
+    places = [(f"%r{i}", 4 * i, 4) for i in range(POOL["r"])] + [(f"%d{i}", 32 + 8 * i, 8) for i in range(POOL["d"])]
+    places += [(f"%h{i}", 24 + 2 * i, 2) for i in range(POOL["h"])]
+    for name, start, size in [*places, ("predicates", 64, 4), ("own memory", 80, 16)]:
         if start <= octet < start + size:
             codes = (x[thread, start : start + size].tobytes()[::-1].hex() for x in (a, b))
             return f"thread {thread}, {name}: " + " and ".join(f"0x{c}" for c in codes)

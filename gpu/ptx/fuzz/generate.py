@@ -8,22 +8,28 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from itertools import count
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from precalign.gpu.ptx.fuzz.catalog import GROUPS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from numpy.typing import NDArray
 
 POOL = {"h": 4, "r": 6, "d": 4, "p": 4}
 ROW_BYTES = 64
-"""Of input per thread: 6 words of 32 bits, 4 of 64, 4 of 16."""
+"""Of input per thread: 6 words of 32 bits, 4 of 16, 4 of 64."""
 OUT_BYTES = 96
-"""Of output per thread: the same registers, the predicates as bits, and 16 bytes of the thread's own scratch at 72."""
+"""Of output per thread: the same registers, the predicates as bits, and 16 bytes of the thread's own at 80."""
 SLOT_BYTES = 16
 N_CELLS = 8
+MOST_THREADS = 64
+TOGETHER = 16
+"""Programs of neighbouring seeds share their shape, so that they can be launched together."""
 _COMMUTING = ("add.u32", "min.s32", "max.u32", "and.b32", "or.b32", "xor.b32")
 _FULL = "0xffffffff"
 
@@ -74,12 +80,15 @@ class Program:
         n = self.n_threads
         words = _values(rng, 32, n * 6).reshape(n, 6)
         longs, halves = _values(rng, 64, n * 4).reshape(n, 4), _values(rng, 16, n * 4).reshape(n, 4)
-        return np.concatenate([words.view(np.uint8), longs.view(np.uint8), halves.view(np.uint8)], axis=1)
+        return np.concatenate([words.view(np.uint8), halves.view(np.uint8), longs.view(np.uint8)], axis=1)
 
     def text(self) -> str:
-        """Return the PTX."""
+        """Return the PTX of the program alone."""
+        return text_of([self])
+
+    def body(self, labels: Iterator[int]) -> list[str]:
+        """Return the instructions of the statements."""
         lines: list[str] = []
-        labels = iter(range(1, 1 << 20))
 
         def write(statement: Statement) -> None:
             if len(statement.bodies) == 2:
@@ -87,8 +96,7 @@ class Program:
                 lines.append(f"@{statement.guard} bra {other};")
                 for inner in statement.bodies[0]:
                     write(inner)
-                lines.append(f"bra {end};")
-                lines.append(f"{other}:")
+                lines.extend([f"bra {end};", f"{other}:"])
                 for inner in statement.bodies[1]:
                     write(inner)
                 lines.append(f"{end}:")
@@ -103,13 +111,34 @@ class Program:
 
         for statement in self.statements:
             write(statement)
-        body = "\n".join(lines)
-        used = sorted(set(re.findall(r"%[hrdp]\d\b", body)))
-        flat = self.grid[1:] == self.block[1:] == (1, 1) and self.grid[2] == 1
-        prologue = [*(_FLAT if flat else _DEEP), *_ADDRESSES]
-        prologue += [line for mark, own in _WHERE_USED.items() if mark in body for line in own]
-        prologue += [_LOADED[name] for name in used]
-        return "\n".join([_HEAD, *prologue, body, *_epilogue(used), "ret;", "}"])
+        return lines
+
+
+def text_of(programs: Sequence[Program]) -> str:
+    """Return one kernel of several programs of one shape, each run by the blocks of its ctaid.z."""
+    flat = all(p.grid[1:] == p.block[1:] == (1, 1) and p.grid[2] == 1 for p in programs)
+    parts, labels = [_HEAD, *(_FLAT if flat else _DEEP), *_addresses(programs[0].n_threads)], count(1)
+    for number in range(1, len(programs)):
+        parts += [f"setp.eq.u32 %q0, %t3, {number};", f"@%q0 bra $P{number};"]
+    for number, program in enumerate(programs):
+        body = "\n".join(program.body(labels))
+        parts.append(f"$P{number}:")
+        parts += [line for mark, own in _WHERE_USED.items() if mark in body for line in own]
+        groups = [g for g in _GROUPS if any(re.search(rf"{r}\b", body) for r in g.registers)]
+        predicates = sorted(set(re.findall(r"%p\d", body)))
+        parts += [f"ld.global.{g.type} {g.operand}, [%a1+{g.offset}];" for g in groups]
+        if predicates:
+            parts.append("ld.global.u32 %t5, [%a1+4];")
+        for name in predicates:
+            parts += [f"and.b32 %t6, %t5, {1 << 5 * int(name[2])};", f"setp.ne.u32 {name}, %t6, 0;"]
+        parts.append(body)
+        parts += [f"st.global.{g.type} [%a2+{g.offset}], {g.operand};" for g in groups]
+        if predicates:
+            parts.append("mov.u32 %t5, 0;")
+        for name in predicates:
+            parts += [f"selp.u32 %t6, {1 << int(name[2])}, 0, {name};", "or.b32 %t5, %t5, %t6;"]
+        parts += ["st.global.u32 [%a2+64], %t5;"] * bool(predicates) + ["ret;"]
+    return "\n".join([*parts, "}"])
 
 
 _HEAD = f""".version 8.0
@@ -125,11 +154,9 @@ _HEAD = f""".version 8.0
 .reg .b32 %t<8>;
 .reg .b64 %d<{POOL["d"]}>;
 .reg .b64 %a<8>;
-.shared .align 16 .b8 slots[{1024 * SLOT_BYTES}];
+.shared .align 16 .b8 slots[{MOST_THREADS * SLOT_BYTES}];
 .shared .align 4 .b8 cells[{4 * N_CELLS}];
-.local .align 8 .b8 depot[32];"""
-
-
+.local .align 16 .b8 depot[32];"""
 # The thread's number in its block (%t1) and in the grid (%t2).
 _FLAT = ["mov.u32 %t1, %tid.x;", "mov.u32 %t2, %ctaid.x;", "mov.u32 %t3, %ntid.x;", "mad.lo.u32 %t2, %t2, %t3, %t1;"]
 _DEEP = [
@@ -139,36 +166,42 @@ _DEEP = [
     "mov.u32 %t2, %ntid.x;", "mov.u32 %t3, %ntid.y;", "mul.lo.u32 %t2, %t2, %t3;", "mov.u32 %t3, %ntid.z;",
     "mul.lo.u32 %t2, %t2, %t3;", "mad.lo.u32 %t2, %t0, %t2, %t1;",
 ]  # fmt: skip
-# Its row of input (%a1) and of output (%a2).
-_ADDRESSES = [
-    "ld.param.u64 %a0, [k_in];", "cvta.to.global.u64 %a0, %a0;", f"mad.wide.u32 %a1, %t2, {ROW_BYTES}, %a0;",
-    "ld.param.u64 %a2, [k_out];", "cvta.to.global.u64 %a2, %a2;", f"mad.wide.u32 %a2, %t2, {OUT_BYTES}, %a2;",
-]  # fmt: skip
+
+
+def _addresses(n_threads: int) -> list[str]:
+    """Find the program's number (%t3), its input (%a0), the thread's row of input (%a1) and of output (%a2)."""
+    return [
+        "mov.u32 %t3, %ctaid.z;", f"mad.lo.u32 %t2, %t3, {n_threads}, %t2;",
+        "ld.param.u64 %a0, [k_in];", f"mad.wide.u32 %a1, %t2, {ROW_BYTES}, %a0;", f"mad.wide.u32 %a0, %t3, {ROW_BYTES * n_threads}, %a0;",
+        "ld.param.u64 %a2, [k_out];", "cvta.to.global.u64 %a2, %a2;", f"mad.wide.u32 %a2, %t2, {OUT_BYTES}, %a2;",
+    ]  # fmt: skip
+
+
+class _Group(NamedTuple):
+    """Registers that are loaded and stored together."""
+
+    type: str
+    offset: int
+    registers: tuple[str, ...]
+
+    @property
+    def operand(self) -> str:
+        return f"{{{', '.join(self.registers)}}}"
+
+
+_GROUPS = (
+    _Group("v4.u32", 0, ("%r0", "%r1", "%r2", "%r3")),
+    _Group("v2.u32", 16, ("%r4", "%r5")),
+    _Group("v4.u16", 24, ("%h0", "%h1", "%h2", "%h3")),
+    _Group("v2.u64", 32, ("%d0", "%d1")),
+    _Group("v2.u64", 48, ("%d2", "%d3")),
+)
 _WHERE_USED = {
-    "%a3": ["ld.param.u64 %a3, [k_cells];", "cvta.to.global.u64 %a3, %a3;"],
-    "%a4": ["mov.u64 %a4, depot;", *(f"ld.global.u64 %a5, [%a1+{24 + 8 * i}];\nst.local.b64 [%a4+{8 * i}], %a5;" for i in range(4))],
+    "%a3": ["ld.param.u64 %a3, [k_cells];", f"mad.wide.u32 %a3, %t3, {6 * 4 * N_CELLS}, %a3;"],
+    "%a4": ["mov.u64 %a4, depot;", *(f"ld.global.v2.u64 {{%a5, %a6}}, [%a1+{32 + 16 * i}];\nst.local.v2.b64 [%a4+{16 * i}], {{%a5, %a6}};" for i in range(2))],
     "[%a2+": ["ld.global.v2.u64 {%a5, %a6}, [%a1+32];", "st.global.v2.u64 [%a2+80], {%a5, %a6};"],
     "%t4": ["mov.u32 %t4, slots;", f"mad.lo.u32 %t4, %t1, {SLOT_BYTES}, %t4;"],
 }
-_LOADED = (
-    {f"%r{i}": f"ld.global.u32 %r{i}, [%a1+{4 * i}];" for i in range(POOL["r"])}
-    | {f"%d{i}": f"ld.global.u64 %d{i}, [%a1+{24 + 8 * i}];" for i in range(POOL["d"])}
-    | {f"%h{i}": f"ld.global.u16 %h{i}, [%a1+{56 + 2 * i}];" for i in range(POOL["h"])}
-    | {f"%p{i}": f"ld.global.s8 %t5, [%a1+{19 * i + 1}];\nsetp.lt.s32 %p{i}, %t5, {i};" for i in range(POOL["p"])}
-)
-
-
-def _epilogue(used: list[str]) -> list[str]:
-    """Store the registers that the program uses."""
-    lines = []
-    for name in used:
-        kind, number = name[1], int(name[2])
-        if kind == "p":
-            lines += [f"selp.u32 %t5, {number + 1}, 0, {name};", f"st.global.u8 [%a2+{64 + number}], %t5;"]
-        else:
-            bits, start = {"r": (32, 0), "d": (64, 24), "h": (16, 56)}[kind]
-            lines.append(f"st.global.b{bits} [%a2+{start + bits // 8 * number}], {name};")
-    return lines
 
 
 def _values(rng: np.random.Generator, bits: int, n: int) -> NDArray[np.generic]:
@@ -213,9 +246,8 @@ class Drawer:
 
     def draw(self) -> Program:
         """Draw it."""
-        rng = self.rng
-        block = _BLOCKS[rng.integers(len(_BLOCKS))]
-        grid = _GRIDS[rng.integers(len(_GRIDS))]
+        rng, shapes = self.rng, np.random.default_rng([self.seed // TOGETHER, 2])
+        block, grid = _BLOCKS[shapes.integers(len(_BLOCKS))], _GRIDS[shapes.integers(len(_GRIDS))]
         self.whole_warps = int(np.prod(block)) % 32 == 0
         self.n_threads = int(np.prod(block))
         statements = [self._top() for _ in range(int(rng.integers(self.size // 2, self.size + self.size // 2)))]

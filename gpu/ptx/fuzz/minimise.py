@@ -42,7 +42,7 @@ def minimise(program: Program, fails: Callable[[Program], bool] | None = None) -
     fails : callable, optional
         Tells whether a program fails; by default, whether the engines differ on it.
     """
-    still_fails = fails or (lambda p: bool(difference(p)))
+    still_fails = fails or (lambda p: bool(difference([p])[0]))
     shrinking = True
     while shrinking:
         shrinking = False
