@@ -89,6 +89,10 @@ def _fma(m: Modifiers) -> Operation:
 
 
 def _fma32(a: Array, b: Array, c: Array, mode: str) -> Array:
+    if mode == "rn":
+        result = np.empty(max(a.size, b.size, c.size), np.float32)
+        rounding.fma32(a, b, c, result)
+        return result
     wide = np.float64
     return rounding.fma(a.astype(wide), b.astype(wide), c.astype(wide), np.float32, mode)
 
