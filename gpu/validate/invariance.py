@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from precalign.gpu.plane_cache import PAGE_TOKENS, PlaneCache
+from precalign.gpu.cache_inputs import PAGE_TOKENS
+from precalign.gpu.plane_cache import PlaneCache
 from precalign.gpu.validate.case import Case
 from precalign.gpu.validate.emulated import emulate
 from precalign.gpu.validate.points import Difference, Tallies, compare
