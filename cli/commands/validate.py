@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,13 @@ if TYPE_CHECKING:
     help="Folder of edited .cu/.cuh files that stand in for the shipped ones.",
 )
 @click.option("--mutants", is_flag=True, help="Seed every known defect in turn; each must be caught.")
+@click.option(
+    "--engine",
+    type=click.Choice(["checked", "compiled", "both"]),
+    default="checked",
+    show_default=True,
+    help="That executes PTX; `both` compares every launch.",
+)
 @click.option("--jobs", type=click.IntRange(min=1), default=None, help="Processes.  [default: all cores, at most 6]")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def command(
@@ -73,6 +81,7 @@ def command(
       precalign validate --policy policy.json --dump dump.safetensors
       precalign validate --sources my_kernels/ --rule aligned-max
       precalign validate --mutants
+      precalign validate --device cpu --engine both
     """
     from precalign.gpu.kernels.config import sources as kernel_sources
 
@@ -98,7 +107,7 @@ def _validate(
     from precalign.gpu.validate.invariance import witnesses
     from precalign.gpu.validate.run import validate
 
-    work = _work(size or "default", device, texts, chosen)
+    work = [replace(one, engine=chosen["engine"]) for one in _work(size or "default", device, texts, chosen)]
     with progress("Validating", len(work), "cases") as advance:
         found = validate(work, jobs=jobs, progress=advance)
     if size != "quick" and chosen["dump"] is None and chosen["policy"] is None:

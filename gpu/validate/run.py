@@ -15,6 +15,7 @@ from precalign.gpu.validate.pool import in_processes
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from precalign.gpu.devices.base import Device
     from precalign.gpu.validate.case import Case, Codes
 
 
@@ -118,6 +119,8 @@ class Work:
         CUDA sources by name, if not those of the package.
     invariance : bool
         Whether drawn batches are also attended alone, in other slots and with other pages.
+    engine : str
+        Of the PTX machine: "checked", "compiled" or "both".
     """
 
     case: Case
@@ -125,15 +128,20 @@ class Work:
     codes: Codes | None = None
     texts: dict[str, str] | None = None
     invariance: bool = True
+    engine: str = "checked"
+
+
+def _open(work: Work) -> Device:
+    return open_device(work.device, texts=work.texts, engine=work.engine)
 
 
 def run_one(work: Work) -> CaseResult:
     """Validate one case on a device of its own."""
-    device = open_device(work.device, texts=work.texts)
+    device = _open(work)
     result = check(work.case, device, work.codes)
     if work.invariance and result.fault is None and work.codes is None and work.case.batch_size > 1:
         for further in (check_invariance, check_splits):
-            further(work.case, lambda: open_device(work.device, texts=work.texts), result.tallies)
+            further(work.case, lambda: _open(work), result.tallies)
     return result
 
 
@@ -154,7 +162,7 @@ def validate(work: Sequence[Work], *, jobs: int = 1, progress: Callable[[int], N
     UnavailableError
         If there is no such device, or no CUDA compiler.
     """
-    name = open_device(work[0].device, texts=work[0].texts).name
+    name = _open(work[0]).name
     found = Validation(name)
     for result in in_processes(run_one, work, 1 if name == "gpu" else jobs):
         found.add(result)
