@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from precalign.errors import InputError, UsageError
+from precalign.gpu.cache_inputs import PAGE_TOKENS, as_codes, block_table, check_extents, policy_bits, token_counts
+from precalign.gpu.kernels import KernelConfig
+from precalign.gpu.launches import PLANES, WIDTHS, Launches
+from precalign.layouts import Layout
+from precalign.planes import join_keys, join_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,10 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from precalign.gpu.devices.base import Array, Device
-    from precalign.gpu.kernels import KernelConfig
-
-PAGE_TOKENS = 64
-_PLANES = ("first", "second", "third")
+    from precalign.policy import Policy
 
 
 class PlaneCache:
@@ -39,10 +41,17 @@ class PlaneCache:
     key_bits, value_bits : ndarray[int], (n_kv_heads,), optional
         Bits per head for the rule `static`.
 
+    Raises
+    ------
+    UsageError
+        If an extent, the order of pages or the bits cannot be.
+
     Notes
     -----
-    `attend` launches kernels and never waits for the device, and its launches depend only on the capacity, so it can be
-    captured in a CUDA graph. Everything is bit-equal to the emulator (docs/architecture.md, the stated order).
+    Everything is bit-equal to the emulator (docs/architecture.md). `attend` and `append_one` launch kernels, copy nothing and
+    never wait for the device, and their launches depend on the capacity alone: both can be captured in a CUDA graph, once each has
+    run before (the first run compiles and loads). `append` copies the counts to the device and launches by them: it cannot.
+    After replays of a graph with `append_one`, `synchronize` brings `lengths` up to date.
     """
 
     def __init__(
@@ -58,9 +67,7 @@ class PlaneCache:
         key_bits: NDArray[Any] | None = None,
         value_bits: NDArray[Any] | None = None,
     ) -> None:
-        for name, count in (("n_kv_heads", n_kv_heads), ("batch_size", batch_size), ("max_tokens", max_tokens)):
-            if count < 1:
-                raise UsageError(f"{name} must be at least 1, not {count}")
+        check_extents(config, n_kv_heads, batch_size, max_tokens)
         self.config = config
         self.device = device
         self.n_kv_heads = n_kv_heads
@@ -68,10 +75,82 @@ class PlaneCache:
         self.max_pages = -(-max_tokens // PAGE_TOKENS)
         self.scale = np.float32(config.head_dim**-0.5 if scale is None else scale)
         self._host_lengths = np.zeros(batch_size, np.int64)
-        self._buffers = self._allocate()
-        self._buffers["block_table"] = device.upload(self._block_table(page_order))
-        self._buffers["key_policy"] = device.upload(self._policy(key_bits, "key_bits"))
-        self._buffers["value_policy"] = device.upload(self._policy(value_bits, "value_bits"))
+        table = block_table(page_order, batch_size, self.max_pages)
+        policies = (
+            policy_bits(config, bits, n_kv_heads, name)
+            for bits, name in ((key_bits, "key_bits"), (value_bits, "value_bits"))
+        )
+        key_policy, value_policy = policies
+        self._launches = Launches(config, device, n_kv_heads, batch_size, self.max_pages, self.scale)
+        self._buffers = self._launches.buffers
+        given = {"block_table": table, "key_policy": key_policy, "value_policy": value_policy}
+        given["one_each"] = np.arange(batch_size + 1, dtype=np.int32)
+        self._buffers.update({name: device.upload(array) for name, array in given.items()})
+
+    @classmethod
+    def from_policy(
+        cls,
+        policy: Policy,
+        layer: int,
+        *,
+        head_dim: int,
+        group: int,
+        n_kv_heads: int,
+        one_pass: bool = False,
+        **options: Any,  # noqa: ANN401 - of PlaneCache
+    ) -> Self:
+        """Make the cache of one layer of a policy of fixed bits (`precalign tune --rule static`).
+
+        Parameters
+        ----------
+        policy : Policy
+        layer : int
+        head_dim, group, n_kv_heads : int
+        one_pass : bool
+            Whether keys and values are gone over once.
+        **options
+            batch_size, max_tokens, device, scale, page_order as of `PlaneCache`.
+
+        Raises
+        ------
+        InputError
+            If the policy does not name the layer's heads, or one follows another rule.
+        UnavailableError
+            If there are no kernels for its format, size of split, head_dim or group.
+        UsageError
+            If it reads widths that planes 8|4|4 do not have.
+        """
+        config = KernelConfig(
+            head_dim, group, policy.layout.format, "static", split_tokens=policy.split_tokens, one_pass=one_pass
+        )
+        keys, values = policy.static_bits(layer, n_kv_heads)
+        return cls(config, n_kv_heads=n_kv_heads, key_bits=keys, value_bits=values, **options)
+
+    @classmethod
+    def from_codes(
+        cls,
+        config: KernelConfig,
+        keys: Sequence[NDArray[Any]],
+        values: Sequence[NDArray[Any]],
+        **options: Any,  # noqa: ANN401 - of PlaneCache
+    ) -> Self:
+        """Make a cache that holds these sequences.
+
+        Parameters
+        ----------
+        config : KernelConfig
+        keys, values : sequence of ndarray[uint16], (seq_len, n_kv_heads, head_dim)
+            One for each sequence.
+        **options
+            device, and max_tokens (as many as the longest sequence if not given), scale, page_order, key_bits, value_bits.
+        """
+        if not keys or len(keys) != len(values):
+            raise UsageError(f"expected keys and values of the same sequences, got {len(keys)} and {len(values)}")
+        lengths = [len(k) for k in keys]
+        options.setdefault("max_tokens", max(1, *lengths))
+        cache = cls(config, n_kv_heads=keys[0].shape[1], batch_size=len(keys), **options)
+        cache.append(np.concatenate(keys), np.concatenate(values), lengths)
+        return cache
 
     @property
     def n_q_heads(self) -> int:
@@ -79,53 +158,14 @@ class PlaneCache:
         return self.n_kv_heads * self.config.group
 
     @property
+    def capacity(self) -> int:
+        """Tokens that a sequence can hold."""
+        return self.max_pages * PAGE_TOKENS
+
+    @property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each sequence, (batch_size,)."""
+        """Tokens of each sequence, (batch_size,), as the host knows them."""
         return self._host_lengths.copy()
-
-    def _allocate(self) -> dict[str, Array]:
-        head_dim, tokens = self.config.head_dim, self.max_pages * PAGE_TOKENS
-        n_pages = self.batch_size * self.max_pages
-        heads = (self.batch_size, self.n_kv_heads)
-        q_heads = (self.batch_size, self.n_q_heads)
-        n_splits = -(-tokens // self.config.split_tokens)
-        buffers = {}
-        for plane, width in zip(_PLANES, (8, 4, 4), strict=True):
-            rows = PAGE_TOKENS * width // 8
-            buffers[f"key_{plane}"] = self.device.zeros((n_pages, self.n_kv_heads, head_dim, rows), np.uint8)
-            row = head_dim * width // 8
-            buffers[f"value_{plane}"] = self.device.zeros((n_pages, self.n_kv_heads, PAGE_TOKENS, row), np.uint8)
-        for maxima in ("key_maxima", "value_maxima"):
-            buffers[maxima] = self.device.zeros((*heads, head_dim), np.uint8)
-        buffers["token_maxima"] = self.device.zeros((n_pages, self.n_kv_heads, PAGE_TOKENS), np.uint8)
-        buffers["lengths"] = self.device.zeros((self.batch_size,), np.int32)
-        buffers["key_bits"] = self.device.zeros((*heads, head_dim), np.uint8)
-        buffers["value_bits"] = self.device.zeros((*heads, tokens), np.uint8)
-        buffers["scores"] = self.device.zeros((*q_heads, tokens), np.float32)
-        buffers["probs"] = self.device.zeros((*q_heads, tokens), np.float32)
-        buffers["references"] = self.device.zeros(q_heads, np.int32)
-        buffers["partials"] = self.device.zeros((*q_heads, n_splits, head_dim), np.float32)
-        buffers["outputs"] = self.device.zeros((*q_heads, head_dim), np.float32)
-        return buffers
-
-    def _block_table(self, page_order: Sequence[int] | None) -> NDArray[np.int32]:
-        n_pages = self.batch_size * self.max_pages
-        order = np.arange(n_pages, dtype=np.int32) if page_order is None else np.asarray(page_order, np.int32)
-        if not np.array_equal(np.sort(order), np.arange(n_pages)):
-            raise UsageError(f"page_order must be a permutation of the {n_pages} pages")
-        return order.reshape(self.batch_size, self.max_pages)
-
-    def _policy(self, bits: NDArray[Any] | None, name: str) -> NDArray[np.int32]:
-        if bits is None:
-            if self.config.rule == "static":
-                raise UsageError(f"the rule static needs {name}", hint="(n_kv_heads,) of 8, 12 or 16 bits")
-            return np.full(self.n_kv_heads, 16, np.int32)
-        least = 8 if self.config.format.exponent_bits < 8 else 12
-        allowed = [b for b in (8, 12, 16) if b >= least]
-        policy = np.asarray(bits, np.int32)
-        if policy.shape != (self.n_kv_heads,) or not np.isin(policy, allowed).all():
-            raise UsageError(f"{name} must be (n_kv_heads,) = ({self.n_kv_heads},) of {allowed}, not {bits!r}")
-        return policy
 
     def append(self, keys: Any, values: Any, counts: Sequence[int]) -> None:  # noqa: ANN401 - any DLPack tensor
         """Add tokens to the sequences.
@@ -140,34 +180,53 @@ class PlaneCache:
         Raises
         ------
         InputError
-            If a shape or dtype is not as stated, or a sequence would exceed its capacity.
+            If a shape, dtype or device is not as stated, or a sequence would exceed its capacity; nothing is then stored.
         """
-        added = np.asarray(counts, np.int64)
-        if added.shape != (self.batch_size,) or (added < 0).any():
-            raise InputError(f"counts must be ({self.batch_size},) numbers of tokens, not {counts!r}")
-        shape = (int(added.sum()), self.n_kv_heads, self.config.head_dim)
-        new_keys, new_values = self._codes(keys, shape, "keys"), self._codes(values, shape, "values")
-        if (self._host_lengths + added > self.max_pages * PAGE_TOKENS).any():
-            raise InputError(
-                f"a sequence would hold {int((self._host_lengths + added).max())} tokens",
-                hint=f"this cache holds {self.max_pages * PAGE_TOKENS} tokens a sequence",
-            )
+        added = token_counts(counts, self._host_lengths, self.capacity)
+        tensors = self._new_tokens(keys, values, int(added.sum()))
         if not added.any():
             return
-        touched = (self._host_lengths + added - 1) // PAGE_TOKENS - self._host_lengths // PAGE_TOKENS + 1
         starts = self.device.upload(np.concatenate([[0], np.cumsum(added)]).astype(np.int32))
-        b, n_kv_heads, head_dim = self._buffers, np.int32(self.n_kv_heads), self.config.head_dim
-        planes = [b[f"{side}_{plane}"] for side in ("key", "value") for plane in _PLANES]
-        grid = (int(touched.max()), self.n_kv_heads, self.batch_size)
-        place = [starts, b["lengths"], b["block_table"], np.int32(self.max_pages), n_kv_heads]
-        self._launch("store", grid, head_dim, [new_keys, new_values, *place, *planes, b["token_maxima"]])
-        grid = (1, self.n_kv_heads, self.batch_size)
-        maxima = [b["key_maxima"], b["value_maxima"]]
-        self._launch("store_maxima", grid, head_dim, [new_keys, new_values, starts, n_kv_heads, *maxima])
-        self._launch(
-            "store_lengths", (-(-self.batch_size // 32), 1, 1), 32, [starts, np.int32(self.batch_size), b["lengths"]]
-        )
+        touched = (self._host_lengths + added - 1) // PAGE_TOKENS - self._host_lengths // PAGE_TOKENS + 1
+        self._launches.store(*tensors, starts, int(touched.max()))
         self._host_lengths += added
+
+    def append_one(self, keys: Any, values: Any) -> None:  # noqa: ANN401 - any DLPack tensor
+        """Add one token to every sequence; may be captured in a CUDA graph.
+
+        Parameters
+        ----------
+        keys, values : uint16 codes or float16/bfloat16, (batch_size, n_kv_heads, head_dim)
+
+        Raises
+        ------
+        InputError
+            As of `append`. Replays of a graph do not pass here: a token without a place is then left out, and `synchronize` tells.
+        """
+        added = token_counts([1] * self.batch_size, self._host_lengths, self.capacity)
+        self._launches.store(*self._new_tokens(keys, values, self.batch_size), self._buffers["one_each"], 1)
+        self._host_lengths += added
+
+    def synchronize(self) -> NDArray[np.int64]:
+        """Wait for the device, and return the tokens of each sequence as it knows them.
+
+        Raises
+        ------
+        InputError
+            If replays of a graph have brought tokens for which there was no place.
+        """
+        self._host_lengths = self.buffer("lengths").astype(np.int64)
+        lost = self.buffer("lost")
+        if lost.any():
+            raise InputError(
+                f"{int(lost.sum())} tokens found no place, the first in sequence {int(np.flatnonzero(lost)[0])}",
+                hint=f"this cache holds {self.capacity} tokens a sequence (max_tokens)",
+            )
+        return self.lengths
+
+    def _new_tokens(self, keys: Any, values: Any, n_tokens: int) -> tuple[Array, Array]:  # noqa: ANN401
+        shape = (n_tokens, self.n_kv_heads, self.config.head_dim)
+        return self._codes(keys, shape, "keys"), self._codes(values, shape, "values")
 
     def attend(self, queries: Any) -> Array:  # noqa: ANN401 - any DLPack tensor
         """Attend with one query per head and sequence; a sequence without tokens gives zeros.
@@ -181,36 +240,14 @@ class PlaneCache:
         -------
         array of the device, float32, (batch_size, n_q_heads, head_dim)
             Overwritten by the next call.
+
+        Raises
+        ------
+        InputError
+            If shape, dtype or device is not as stated.
         """
         codes = self._codes(queries, (self.batch_size, self.n_q_heads, self.config.head_dim), "queries")
-        b, config, max_pages, n_kv = self._buffers, self.config, np.int32(self.max_pages), np.int32(self.n_kv_heads)
-        keys, values = ([b[f"{side}_{plane}"] for plane in _PLANES] for side in ("key", "value"))
-        place = [b["lengths"], b["block_table"], max_pages, n_kv]
-        n_splits = -(-self.max_pages * PAGE_TOKENS // config.split_tokens)
-
-        grid = (-(-self.max_pages // 8), self.n_kv_heads, self.batch_size)
-        self._launch(
-            "key_scores",
-            grid,
-            128,
-            [codes, *place, self.scale, *keys, b["key_maxima"], b["key_policy"], b["key_bits"], b["scores"]],
-        )
-        grid = (self.n_q_heads, self.batch_size, 1)
-        self._launch(
-            "softmax",
-            grid,
-            512,
-            [b["scores"], *place, *values, b["value_maxima"], b["token_maxima"], b["probs"], b["references"]],
-        )
-        grid = (-(-n_splits // 4), self.n_kv_heads, self.batch_size)
-        given = [b["probs"], b["references"], *place, *values, b["token_maxima"], b["value_policy"]]
-        self._launch("values", grid, 128, [*given, b["value_bits"], b["partials"]])
-        grid = (self.n_q_heads, self.batch_size, 1)
-        self._launch("combine", grid, config.head_dim, [b["partials"], b["lengths"], max_pages, b["outputs"]])
-        return b["outputs"]
-
-    def _launch(self, entry: str, grid: tuple[int, int, int], block: int, arguments: list[Any]) -> None:
-        self.device.kernel(self.config, entry)(grid, block, arguments)
+        return self._launches.attend(codes)
 
     def buffer(self, name: str) -> NDArray[Any]:
         """Copy a buffer to the host, for validation and statistics.
@@ -218,31 +255,52 @@ class PlaneCache:
         Parameters
         ----------
         name : str
-            key_first, key_second, key_third, value_first, ..., key_maxima, value_maxima, token_maxima, key_bits, value_bits, scores, probs,
-            references, partials, outputs, block_table.
+            key_first, key_second, key_third, value_first, ..., key_maxima, value_maxima, token_maxima, key_bits, value_bits, references,
+            partials, outputs, block_table, lengths; scores and probs, or split_maxima and split_sums of one pass.
         """
+        if name not in self._buffers:
+            raise UsageError(f"no buffer {name!r}", hint="buffers: " + ", ".join(self._buffers))
         return self.device.download(self._buffers[name])
 
+    def to_codes(self, sequence: int) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+        """Join the planes of a sequence again; keys and values, (seq_len, n_kv_heads, head_dim), as they were appended."""
+        if not 0 <= sequence < self.batch_size:
+            raise UsageError(f"no sequence {sequence}", hint=f"this cache holds sequences 0 to {self.batch_size - 1}")
+        length, layout = int(self._host_lengths[sequence]), self.layout
+        pages = self.buffer("block_table")[sequence, : -(-length // PAGE_TOKENS)]
+        keys, values = ([self.buffer(f"{side}_{plane}")[pages] for plane in PLANES] for side in ("key", "value"))
+        heads = range(self.n_kv_heads)
+        joined_keys = [join_keys([plane[:, head] for plane in keys], layout, length) for head in heads]
+        rows = [[plane[:, head].reshape(-1, plane.shape[-1])[:length] for plane in values] for head in heads]
+        joined_values = [join_values(planes, layout, self.config.head_dim) for planes in rows]
+        return np.stack(joined_keys, axis=1), np.stack(joined_values, axis=1)
+
+    @property
+    def layout(self) -> Layout:
+        """How codes are cut."""
+        return Layout("8|4|4", self.config.format, WIDTHS)
+
     def statistics(self) -> dict[str, float]:
-        """Return the bits read per number in the last `attend`, keys and values apart, over all sequences."""
-        key_bits = self.buffer("key_bits").mean(axis=2)
-        weights = np.repeat(self._host_lengths[:, None], self.n_kv_heads, axis=1)
-        seen = np.arange(self.max_pages * PAGE_TOKENS)[None, :] < self._host_lengths[:, None]
-        value_bits = np.where(seen[:, None, :], self.buffer("value_bits"), 0).sum()
-        total = max(1, int(weights.sum()))
+        """Return what the last `attend` read, over all sequences.
+
+        Returns
+        -------
+        dict of str to float
+            key_bits_per_number, value_bits_per_number; plane_bytes, full_plane_bytes: of the planes, and of reading them whole;
+            cache_bytes: what the planes of all pages hold.
+        """
+        tokens = int(self._host_lengths.sum()) * self.n_kv_heads
+        seen = np.arange(self.capacity)[None, :] < self._host_lengths[:, None]
+        key_bits = float((self.buffer("key_bits").mean(axis=2) * self._host_lengths[:, None]).sum())
+        value_bits = float(np.where(seen[:, None, :], self.buffer("value_bits"), 0).sum())
+        planes = [self._buffers[f"{side}_{plane}"] for side in ("key", "value") for plane in PLANES]
         return {
-            "key_bits_per_number": float((key_bits * weights).sum() / total),
-            "value_bits_per_number": float(value_bits / total),
+            "key_bits_per_number": key_bits / max(1, tokens),
+            "value_bits_per_number": value_bits / max(1, tokens),
+            "plane_bytes": (key_bits + value_bits) * self.config.head_dim / 8,
+            "full_plane_bytes": 4.0 * tokens * self.config.head_dim,
+            "cache_bytes": float(sum(plane.nbytes for plane in planes)),
         }
 
     def _codes(self, tensor: Any, shape: tuple[int, ...], name: str) -> Array:  # noqa: ANN401 - any DLPack tensor
-        array = self.device.adopt(tensor)
-        if tuple(array.shape) != shape:
-            raise InputError(f"{name}: expected shape {shape}, got {tuple(array.shape)}")
-        if array.dtype.itemsize != 2:
-            raise InputError(f"{name}: expected 16-bit {self.config.format.name} or its codes, got {array.dtype}")
-        if not array.flags.c_contiguous:
-            raise InputError(
-                f"{name}: expected a contiguous array", hint="call .contiguous() or numpy.ascontiguousarray"
-            )
-        return array.view(np.uint16)
+        return as_codes(self.device, tensor, shape, self.config, name)

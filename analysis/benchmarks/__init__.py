@@ -11,6 +11,7 @@ BENCHMARKS: dict[str, str] = {
     "accumulate": "precalign.analysis.benchmarks.accumulate",
     "analyze": "precalign.analysis.benchmarks.analyze",
     "codecs": "precalign.analysis.benchmarks.codecs",
+    "gpu": "precalign.analysis.benchmarks.gpu",
     "memory": "precalign.analysis.benchmarks.memory",
     "numerics": "precalign.analysis.benchmarks.numerics",
 }

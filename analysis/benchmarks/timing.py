@@ -64,13 +64,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """All rows of one benchmark, what was checked before timing, and the aims its issue set."""
+    """All rows of one benchmark, what was checked before timing, and the aims its issue set.
+
+    `unavailable` says what this machine lacks where the rows are an estimate instead of a measurement; the command then ends with
+    that error.
+    """
 
     name: str
     description: str
     rows: list[Row]
     checks: list[str] = field(default_factory=list)
     aims: list[str] = field(default_factory=list)
+    unavailable: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain data, with the machine it was measured on."""

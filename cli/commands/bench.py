@@ -13,7 +13,7 @@ import click
 from precalign.analysis.benchmarks import BENCHMARKS
 from precalign.analysis.benchmarks.timing import Options
 from precalign.cli.output import console, print_json
-from precalign.errors import UsageError
+from precalign.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
     from precalign.analysis.benchmarks.timing import Benchmark
@@ -78,6 +78,8 @@ def command(
         print_json(result.to_json())
     else:
         _print(result)
+    if result.unavailable is not None:
+        raise UnavailableError(result.unavailable, hint="what stands above is an estimate, not a measurement")
 
 
 def _print(result: Benchmark) -> None:

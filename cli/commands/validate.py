@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +18,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from precalign.gpu.validate.mutation import Catch
-    from precalign.gpu.validate.run import Validation
+    from precalign.gpu.validate.run import Validation, Work
+    from precalign.policy import Policy
 
 
 @click.command("validate")
-@click.option("--quick", "size", flag_value="quick", help="A dozen cases; seconds.")
+@click.option("--quick", "size", flag_value="quick", help="One case of each rule and order; seconds.")
 @click.option("--full", "size", flag_value="full", help="Twenty times the matrix, and long contexts; hours.")
 @click.option("--rule", "rules", multiple=True, metavar="NAME", help="Only this rule; may be given several times.")
 @click.option("--dtype", "formats", multiple=True, metavar="FORMAT", help="Only this format: fp16 or bf16.")
@@ -29,7 +32,13 @@ if TYPE_CHECKING:
 @click.option(
     "--dump", type=click.Path(path_type=Path), help="Validate on the layers of this dump instead of drawn data."
 )
+@click.option(
+    "--layer", "layers", multiple=True, type=int, help="Only this layer of the dump; may be given several times."
+)
 @dump_options
+@click.option(
+    "--policy", type=click.Path(path_type=Path), help="Validate the rule static with the bits of this policy.json."
+)
 @click.option(
     "--device", type=click.Choice(["cpu", "gpu", "auto"]), default="auto", show_default=True, help="Where kernels run."
 )
@@ -39,6 +48,13 @@ if TYPE_CHECKING:
     help="Folder of edited .cu/.cuh files that stand in for the shipped ones.",
 )
 @click.option("--mutants", is_flag=True, help="Seed every known defect in turn; each must be caught.")
+@click.option(
+    "--engine",
+    type=click.Choice(["checked", "compiled", "both"]),
+    default="checked",
+    show_default=True,
+    help="That executes PTX; `both` compares every launch.",
+)
 @click.option("--jobs", type=click.IntRange(min=1), default=None, help="Processes.  [default: all cores, at most 6]")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def command(
@@ -62,8 +78,10 @@ def command(
       precalign validate --quick
       precalign validate --rule alignedkv --dtype bf16 --head-dim 128
       precalign validate --dump dump.safetensors --json
+      precalign validate --policy policy.json --dump dump.safetensors
       precalign validate --sources my_kernels/ --rule aligned-max
       precalign validate --mutants
+      precalign validate --device cpu --engine both
     """
     from precalign.gpu.kernels.config import sources as kernel_sources
 
@@ -85,12 +103,27 @@ def _validate(
     *,
     as_json: bool,
 ) -> bool:
-    from precalign.formats import get_format
-    from precalign.gpu.kernels import KernelConfig
     from precalign.gpu.kernels.config import FORMATS
-    from precalign.gpu.validate.invariance import split_witness
-    from precalign.gpu.validate.matrix import Selection, matrix
-    from precalign.gpu.validate.run import Work, validate
+    from precalign.gpu.validate.invariance import witnesses
+    from precalign.gpu.validate.run import validate
+
+    work = [replace(one, engine=chosen["engine"]) for one in _work(size or "default", device, texts, chosen)]
+    with progress("Validating", len(work), "cases") as advance:
+        found = validate(work, jobs=jobs, progress=advance)
+    if size != "quick" and chosen["dump"] is None and chosen["policy"] is None:
+        found.witnesses = [witness for fmt in FORMATS for witness in witnesses(fmt)]
+    if as_json:
+        print_json(found.to_json())
+    else:
+        _show(found, console())
+    return found.failed
+
+
+def _work(size: str, device: str, texts: dict[str, str] | None, chosen: dict[str, Any]) -> list[Work]:
+    from precalign.errors import UsageError
+    from precalign.formats import get_format
+    from precalign.gpu.validate.matrix import Selection, checks_invariance, matrix
+    from precalign.gpu.validate.run import Work
 
     formats = tuple(get_format(name).name for name in chosen["formats"])
     selection = Selection(
@@ -99,23 +132,39 @@ def _validate(
         head_dims=chosen["head_dims"] or None,
         groups=chosen["groups"] or None,
     )
-    if chosen["dump"] is None:
-        work = [Work(case, device, texts=texts) for case in matrix(size or "default", selection)]
-    else:
+    policy = None if chosen["policy"] is None else _read_policy(chosen["policy"])
+    if policy is not None and set(chosen["rules"]) - {"static"}:
+        raise UsageError("--policy is the rule static", hint="leave --rule out")
+    if chosen["dump"] is not None:
+        for option in ("formats", "head_dims", "groups"):
+            if chosen[option]:
+                raise UsageError("a dump has its own dtype, head_dim and group", hint="leave these options out")
         from precalign.analysis.validation import dump_cases
 
         with open_from(chosen["dump"], chosen) as dump:
-            pairs = list(dump_cases(dump, selection.rules))
-        work = [Work(case, device, codes, texts) for case, codes in pairs]
-    with progress("Validating", len(work), "cases") as advance:
-        found = validate(work, jobs=jobs, progress=advance)
-    if size != "quick" and chosen["dump"] is None:
-        found.witnesses = [w for fmt in FORMATS if (w := split_witness(KernelConfig(64, 1, fmt))) is not None]
-    if as_json:
-        print_json(found.to_json())
-    else:
-        _show(found, console())
-    return found.failed
+            pairs = list(dump_cases(dump, selection.rules, chosen["layers"] or None, policy))
+        return [Work(case, device, codes, texts) for case, codes in pairs]
+    if chosen["layers"]:
+        raise UsageError("--layer needs --dump")
+    if policy is not None:
+        from precalign.analysis.validation import policy_cases
+
+        cases = policy_cases(policy, selection.head_dims, selection.groups)
+        return [Work(case, device, texts=texts) for case in cases]
+    return [
+        Work(case, device, texts=texts, invariance=checks_invariance(case, size)) for case in matrix(size, selection)
+    ]
+
+
+def _read_policy(path: Path) -> Policy:
+    from precalign.errors import InputError
+    from precalign.policy import Policy
+
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON: {error}") from None
+    return Policy.from_json(data, str(path))
 
 
 def _show(found: Validation, out: Console) -> None:
@@ -147,9 +196,8 @@ def _show(found: Validation, out: Console) -> None:
 def _show_witnesses(found: Validation, out: Console) -> None:
     for witness in found.witnesses:
         one, two = (float(output).hex() for output in witness.outputs)
-        sizes = f"{witness.split_sizes[0]} and {witness.split_sizes[1]}"
         out.print(
-            f"Splits of {sizes} tokens first differ at {witness.seq_len} tokens: {one} and {two}, bound {witness.bound:.2g}."
+            f"{witness.format}: {witness.between} first differ at {witness.seq_len} tokens: {one} and {two}, bound {witness.bound:.2g}."
         )
 
 
@@ -167,13 +215,14 @@ def _traffic_table(found: Validation) -> Any:  # noqa: ANN401 - a rich table
     table = Table(title="32-byte sectors read from planes", title_justify="left")
     for heading in ("rule", "format"):
         table.add_column(heading)
-    for heading in ("head_dim", "cases", "measured", "full read", "saving", "other reads"):
+    for heading in ("head_dim", "cases", "measured", "modelled", "full read", "saving", "other reads"):
         table.add_column(heading, justify="right")
     for (rule, fmt, head_dim), row in sorted(found.traffic.items()):
         numbers = (
             str(head_dim),
             str(row.cases),
             f"{row.planes:,}",
+            f"{row.modelled:,}",
             f"{row.full:,}",
             f"{row.saving:.1%}",
             f"{row.other:,}",

@@ -12,20 +12,22 @@ if TYPE_CHECKING:
 DEVICES = ("cpu", "gpu", "auto")
 
 
-def open_device(name: str, *, texts: dict[str, str] | None = None) -> Device:
+def open_device(name: str, *, texts: dict[str, str] | None = None, engine: str = "checked") -> Device:
     """Return a device by name.
 
     Parameters
     ----------
     name : str
-        "cpu" executes the kernels' PTX with every check on; "gpu" is the current CUDA device; "auto" the GPU where there is one.
+        "cpu" executes the kernels' PTX; "gpu" is the current CUDA device; "auto" the GPU where there is one.
     texts : dict of str to str, optional
         CUDA sources by file name, if not those of the package.
+    engine : str
+        Of the PTX machine: "checked", "compiled" or "both".
 
     Raises
     ------
     UsageError
-        If the name is none of these.
+        If a name is none of these.
     UnavailableError
         If "gpu" is asked for and there is none, or the CUDA compiler is missing.
     """
@@ -41,4 +43,4 @@ def open_device(name: str, *, texts: dict[str, str] | None = None) -> Device:
                 raise
     from precalign.gpu.devices.ptx import PtxDevice
 
-    return PtxDevice(texts=texts)
+    return PtxDevice(texts=texts, engine=engine)

@@ -23,11 +23,23 @@ KERNELS = {
     "softmax": "softmax.cu",
     "values": "values.cu",
     "combine": "combine.cu",
+    "newest": "one_pass.cu",
+    "one_pass": "one_pass.cu",
+    "one_pass_combine": "one_pass.cu",
 }
 """Entry point -> source file, in the order in which a decode step launches them (store when tokens arrive)."""
 
-RULES = {"full": 0, "alignedkv": 1, "aligned-max": 2, "aligned-skip": 3, "static": 4}
+_STORE = ("store", "store_maxima", "store_lengths")
+_TWO_PASSES = ("key_scores", "softmax", "values", "combine")
+
+RULES = {"full": 0, "alignedkv": 1, "aligned-max": 2, "aligned-skip": 3, "static": 4, "online": 5}
 """Rules that the kernels decide by themselves -> RULE_* of planes.cuh."""
+
+ONE_PASS_RULES = ("online", "full", "static")
+"""Rules that a kernel can follow while it goes over the cache once; `online` in no other way."""
+
+VARIANTS = tuple([(rule, False) for rule in RULES if rule != "online"] + [(rule, True) for rule in ONE_PASS_RULES])
+"""Every (rule, one_pass) that kernels are built for."""
 
 HEAD_DIMS = (64, 96, 128, 256)
 MAX_GROUP = 8
@@ -50,6 +62,8 @@ class KernelConfig:
         Parameters of the rule.
     split_tokens : int
         Tokens per split, a multiple of 64; part of the stated order, so of the result.
+    one_pass : bool
+        Whether keys and values are gone over once, in the order of one-pass kernels; always so for `online`.
 
     Raises
     ------
@@ -64,14 +78,35 @@ class KernelConfig:
     guard_bits: int = 0
     skip_diff: int = 12
     split_tokens: int = 256
+    one_pass: bool = False
 
     def __post_init__(self) -> None:
+        if self.rule == "online":
+            object.__setattr__(self, "one_pass", True)
         _require("head_dim", self.head_dim, HEAD_DIMS)
         _require("group", self.group, range(1, MAX_GROUP + 1))
         _require("format", self.format.name, [f.name for f in FORMATS])
         _require("rule", self.rule, list(RULES))
-        # A multiple of 64 because 64 lanes sum a split; at most 512 because a split's probabilities live in shared memory.
+        # A multiple of 64 because 64 lanes sum a split; at most 256 because a split's probabilities live in shared memory.
         _require("split_tokens", self.split_tokens, (64, 128, 192, 256))
+        if self.one_pass:
+            _require("rule of one pass", self.rule, ONE_PASS_RULES)
+
+    @property
+    def variant(self) -> str:
+        """The rule, and that it runs in one pass where that is not what it always does."""
+        return f"{self.rule} in one pass" if self.one_pass and self.rule != "online" else self.rule
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Bits that a number can be read at."""
+        return (8, 12, 16) if self.format == BINARY16 else (12, 16)
+
+    def entries(self) -> tuple[str, ...]:
+        """Return the entry points that this configuration launches."""
+        if not self.one_pass:
+            return (*_STORE, *_TWO_PASSES)
+        return (*_STORE, *(("newest",) if self.rule == "online" else ()), "one_pass", "one_pass_combine")
 
     def macros(self) -> dict[str, str]:
         """Return the macros under which the sources are compiled."""

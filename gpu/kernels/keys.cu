@@ -3,41 +3,11 @@
 // grid (ceil(pages / 8), n_kv_heads, batch_size), block 128 threads. A half warp takes a page, a thread four neighbouring
 // tokens of it for all query heads of the group, so that a channel's row of a page is one coalesced access and every
 // score is one chain of fused multiply-adds over ascending channels.
-#include "planes.cuh"
-
 #define THREADS 128
-#define TOKENS 4                                      // per thread
-#define PAGES (THREADS * TOKENS / PAGE_TOKENS)        // per block
+#include "planes.cuh"
+#include "scores.cuh"
 
-// Bits of every channel for this step: the widest need of the group, each head's diff taken against its own largest
-// term. All threads of the block take part.
-static __device__ void decide_key_bits(const uint8* maxima, const uint16* queries, int kv_head, const int* policy, uint8* bits)
-{
-#if RULE == RULE_FULL || RULE == RULE_STATIC
-    for (int channel = threadIdx.x; channel < HEAD_DIM; channel += THREADS)
-        bits[channel] = RULE == RULE_FULL ? 16 : policy[kv_head];
-#else
-    __shared__ int tops[GROUP];
-    int lane = threadIdx.x % WARP;
-    for (int head = threadIdx.x / WARP; head < GROUP; head += THREADS / WARP) {
-        int top = -1000;
-        for (int channel = lane; channel < HEAD_DIM; channel += WARP)
-            top = max(top, biased_exponent(queries[head * HEAD_DIM + channel]) + maxima[channel]);
-        for (int offset = WARP / 2; offset; offset /= 2)
-            top = max(top, __shfl_xor_sync(ALL_LANES, top, offset));
-        if (lane == 0)
-            tops[head] = top;
-    }
-    __syncthreads();
-    for (int channel = threadIdx.x; channel < HEAD_DIM; channel += THREADS) {
-        int diff = 1000;
-        for (int head = 0; head < GROUP; ++head)
-            diff = min(diff, tops[head] - biased_exponent(queries[head * HEAD_DIM + channel]) - maxima[channel]);
-        bits[channel] = bits_for(diff);
-    }
-#endif
-    __syncthreads();
-}
+#define PAGES (THREADS / PAGE_THREADS)  // per block
 
 extern "C" __global__ void __launch_bounds__(THREADS) key_scores(
     const uint16* __restrict__ queries,   // [batch][q_head][HEAD_DIM] codes
@@ -58,32 +28,21 @@ extern "C" __global__ void __launch_bounds__(THREADS) key_scores(
     int head_of_all = sequence * n_kv_heads + kv_head;
     const uint16* own_queries = queries + (uint64)head_of_all * GROUP * HEAD_DIM;
 
-    for (int i = threadIdx.x; i < GROUP * HEAD_DIM; i += THREADS)
-        q[i % HEAD_DIM][i / HEAD_DIM] = value_of_code(own_queries[i]);
+    load_queries(own_queries, q);
     decide_key_bits(key_maxima + head_of_all * HEAD_DIM, own_queries, kv_head, policy, bits);
     if (blockIdx.x == 0)
         for (int channel = threadIdx.x; channel < HEAD_DIM; channel += THREADS)
             key_bits[head_of_all * HEAD_DIM + channel] = bits[channel];
 
-    int page_index = blockIdx.x * PAGES + threadIdx.x / (PAGE_TOKENS / TOKENS);
-    int token = threadIdx.x % (PAGE_TOKENS / TOKENS) * TOKENS;
+    int page_index = blockIdx.x * PAGES + threadIdx.x / PAGE_THREADS;
+    int token = threadIdx.x % PAGE_THREADS * TOKENS;
     int position = page_index * PAGE_TOKENS + token;
     if (position >= length)
         return;
     Planes planes(first, second, third, block_table[sequence * max_pages + page_index], n_kv_heads, kv_head);
 
     float sums[GROUP][TOKENS] = {};
-#pragma unroll 8
-    for (int channel = 0; channel < HEAD_DIM; ++channel) {
-        Codes<TOKENS> codes = planes.load<TOKENS>(channel * PAGE_TOKENS + token, bits[channel]);
-#pragma unroll
-        for (int i = 0; i < TOKENS; ++i) {
-            float key = codes.value(i);
-#pragma unroll
-            for (int head = 0; head < GROUP; ++head)
-                sums[head][i] = __fmaf_rn(q[channel][head], key, sums[head][i]);
-        }
-    }
+    dot_tokens(planes, q, bits, token, sums);
 #pragma unroll
     for (int head = 0; head < GROUP; ++head) {
         float* row = scores + ((uint64)head_of_all * GROUP + head) * max_pages * PAGE_TOKENS + position;

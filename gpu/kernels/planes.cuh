@@ -25,6 +25,7 @@ typedef unsigned long long uint64;
 #define RULE_ALIGNED_MAX 2
 #define RULE_ALIGNED_SKIP 3
 #define RULE_STATIC 4
+#define RULE_ONLINE 5
 
 #define PAGE_TOKENS 64
 #define WARP 32

@@ -29,8 +29,8 @@ extern "C" __global__ void __launch_bounds__(HEAD_DIM) store(
     int length = lengths[sequence], n_new = new_starts[sequence + 1] - new_starts[sequence];
     int page_index = length / PAGE_TOKENS + blockIdx.x;
     int begin = max(length, page_index * PAGE_TOKENS), end = min(length + n_new, (page_index + 1) * PAGE_TOKENS);
-    if (begin >= end)
-        return;  // the whole block
+    if (begin >= end || page_index >= max_pages)
+        return;  // the whole block; what finds no place is counted by store_lengths
     uint64 head_page = (uint64)block_table[sequence * max_pages + page_index] * n_kv_heads + kv_head;
     uint64 at = head_page * (PAGE_TOKENS * HEAD_DIM);
 
@@ -83,10 +83,17 @@ extern "C" __global__ void __launch_bounds__(HEAD_DIM) store_maxima(
     value_maxima[own] = value_top;
 }
 
-// grid (1), block of at least batch_size threads: the sequences have grown.
-extern "C" __global__ void store_lengths(const int* __restrict__ new_starts, int batch_size, int* lengths)
+// grid (ceil(batch_size / 32)), block 32 threads: the sequences have grown, at most to their capacity.
+extern "C" __global__ void __launch_bounds__(WARP) store_lengths(
+    const int* __restrict__ new_starts, int batch_size, int capacity,
+    int* lengths,  // [batch]
+    int* lost)     // [batch] tokens that found no place
 {
-    int sequence = blockIdx.x * blockDim.x + threadIdx.x;
-    if (sequence < batch_size)
-        lengths[sequence] += new_starts[sequence + 1] - new_starts[sequence];
+    int sequence = blockIdx.x * WARP + threadIdx.x;
+    if (sequence >= batch_size)
+        return;
+    int grown = lengths[sequence] + new_starts[sequence + 1] - new_starts[sequence];
+    lengths[sequence] = min(grown, capacity);
+    if (grown > capacity)
+        lost[sequence] += grown - capacity;
 }

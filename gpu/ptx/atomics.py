@@ -37,7 +37,8 @@ def _function(m: Modifiers, name: str, scalar: Scalar, space: str) -> Callable[.
     if name == "dec":
         return lambda old, b: np.where((old == 0) | (old > b), b, old - old.dtype.type(1))
     if scalar.kind == "f" and scalar.name == "f32" and name == "add" and space != "shared":
-        return lambda old, b: rounding.flush(rounding.flush(old) + rounding.flush(b))  # as PTX states for global memory
+        # As PTX states for global memory.
+        return lambda old, b: rounding.flush(rounding.canonical(rounding.flush(old) + rounding.flush(b)))
     if scalar.name in ("f16", "f16x2", "bf16", "bf16x2"):
         m.take("noftz")
         return resolve(f"{name}.rn.{scalar.name}").function

@@ -61,7 +61,7 @@ class Batch:
         shared = [v for v in [*launch.module_shared, *entry.variables] if v.space == "shared"]
         offsets, sizes, total = lay_out(shared, launch.shared_bytes)
         self.shared = PrivateMemory(offsets, sizes, total, self.n_blocks, "shared")
-        self.races = RaceDetector(self.n_blocks * total, self.program.shared_granule)
+        self.races = RaceDetector(self.n_blocks * total, self.program.shared_granule, self.n_blocks)
         local = [v for v in entry.variables if v.space == "local"]
         offsets, sizes, total = lay_out(local, 0)
         self.local = PrivateMemory(offsets, sizes, total, self.n_lanes if local else 0, "local")
@@ -144,8 +144,8 @@ class Batch:
             at = int(addresses[position])
             raise BadAccess("misaligned", f"{width} bytes at 0x{at:x}, {at % width} beyond a multiple", position)
 
-    def _epochs(self, lanes: Array) -> tuple[Array, Array]:
-        return self.block_epoch[self.block_of[lanes]], self.warp_epoch[lanes >> 5]
+    def _epochs(self, lanes: Array) -> tuple[Array, Array, Array]:
+        return self.block_of[lanes], self.block_epoch, self.warp_epoch
 
     def _race(self, kind: str, index: int, places: Array, width: int, lanes: Array) -> None:
         if kind == "read" and not self.program.racy_reads[index]:

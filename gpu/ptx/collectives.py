@@ -162,8 +162,8 @@ def _vote(compiler: Compiler, m: Modifiers, instruction: Instruction, guard: Any
     truth, members = reader.predicate(instruction.operands[1]), _members(compiler, instruction.operands[2])
 
     def run(batch: Batch, lanes: Lanes) -> None:
-        active = _active(batch, lanes)
-        votes, voters = _ballot(active, truth(batch, lanes)), _ballot(active)
+        active, fellows = _active(batch, lanes), members(batch, lanes)
+        votes, voters = _ballot(active, truth(batch, lanes)) & fellows, _ballot(active) & fellows
         answers = {"ballot": votes, "all": votes == voters, "any": votes != 0}
         put(batch, lanes, answers[mode] if mode != "uni" else (votes == 0) | (votes == voters))
 
@@ -186,9 +186,14 @@ def _reduce(compiler: Compiler, m: Modifiers, instruction: Instruction, guard: A
 
     def run(batch: Batch, lanes: Lanes) -> None:
         active = _active(batch, lanes)
-        warps = active >> 5
-        starts = np.nonzero(np.append(True, warps[1:] != warps[:-1]))[0]
-        sums = function.reduceat(np.broadcast_to(value(batch, lanes), active.shape), starts, dtype=scalar.dtype)
-        put(batch, lanes, np.repeat(sums, np.diff(np.append(starts, active.size))))
+        groups = (active >> 5 << 32) + members(batch, lanes)  # different masks of one warp are reduced apart
+        order = np.argsort(groups, kind="stable")
+        ordered = groups[order]
+        starts = np.nonzero(np.append(True, ordered[1:] != ordered[:-1]))[0]
+        given = np.broadcast_to(value(batch, lanes), active.shape)[order]
+        sums = function.reduceat(given, starts, dtype=scalar.dtype)
+        results = np.empty(active.shape, scalar.dtype)
+        results[order] = np.repeat(sums, np.diff(np.append(starts, active.size)))
+        put(batch, lanes, results)
 
     return Step("collective", run, guard, members=members)

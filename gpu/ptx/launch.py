@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from precalign.errors import InputError, UsageError
-from precalign.gpu.ptx.batch import Batch
-from precalign.gpu.ptx.machine import Machine
 from precalign.gpu.ptx.memory import PARAM_BASE, GlobalMemory
 from precalign.gpu.ptx.report import Report
 
@@ -18,11 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from precalign.gpu.ptx.compiler import Program
-    from precalign.gpu.ptx.program import Module, Variable
-
-LANES_PER_BATCH = 16_384
-"""Enough for NumPy to work on long arrays, few enough for the registers in use to stay in the cache."""
+    from precalign.gpu.ptx.program import Entry, Module, Variable
 
 
 @dataclass(frozen=True)
@@ -48,11 +42,11 @@ def _initial(variable: Variable) -> NDArray[np.uint8]:
 
 
 class Launch:
-    """Everything that the blocks of a launch share.
+    """Everything that the blocks of a launch share, whatever engine runs them.
 
     Parameters
     ----------
-    program : Program
+    entry : Entry
     module, memory : Module, ModuleMemory
     grid, block : tuple of 3 int
     arguments : sequence
@@ -69,7 +63,7 @@ class Launch:
 
     def __init__(
         self,
-        program: Program,
+        entry: Entry,
         module: Module,
         memory: ModuleMemory,
         grid: tuple[int, int, int],
@@ -77,7 +71,7 @@ class Launch:
         arguments: Sequence[Any],
         shared_bytes: int,
     ) -> None:
-        self.program, self.grid, self.block, self.shared_bytes = program, grid, block, shared_bytes
+        self.entry, self.grid, self.block, self.shared_bytes = entry, grid, block, shared_bytes
         self.module_shared = [v for v in module.variables if v.space == "shared"]
         self.memory, self.addresses = GlobalMemory(), {}
         for variable in memory.variables:
@@ -86,7 +80,7 @@ class Launch:
             self.addresses[variable.name] = self.memory.place(variable.name, octets, read_only=constant).base
         self._check_shape()
         self.param_octets = self._pack(arguments)
-        self.report = Report(program.entry.name)
+        self.report = Report(entry.name)
 
     @property
     def threads_per_block(self) -> int:
@@ -94,7 +88,7 @@ class Launch:
         return int(np.prod(self.block))
 
     def _check_shape(self) -> None:
-        entry = self.program.entry
+        entry = self.entry
         if min(*self.grid, *self.block) < 1:
             raise UsageError(f"{entry.name}: grid {self.grid} and block {self.block} must be at least 1 everywhere")
         limit = entry.max_threads or 1024
@@ -106,7 +100,7 @@ class Launch:
             raise UsageError(f"{entry.name}: shared_bytes must not be negative")
 
     def _pack(self, arguments: Sequence[Any]) -> NDArray[np.uint8]:
-        entry = self.program.entry
+        entry = self.entry
         if len(arguments) != len(entry.params):
             raise InputError(f"{entry.name} takes {len(entry.params)} arguments, got {len(arguments)}")
         packed = bytearray()
@@ -148,39 +142,28 @@ class Launch:
         placed[len(placed)] = (octets, segment.base)
         return segment.base
 
-    def run(self, seed: int | None = None) -> Report:
-        """Run all blocks; a seed draws the order of blocks and warps.
+    def summarise(
+        self, executed: NDArray[np.int64], issued: NDArray[np.int64], n_blocks: int, models: dict[int, str]
+    ) -> Report:
+        """Fill the report but for its memory lines.
 
-        Raises
-        ------
-        KernelFault
-            For the first defect found.
+        Parameters
+        ----------
+        executed, issued : ndarray[int64], (n_instructions,)
+            Lanes and warps that ran each instruction.
+        n_blocks : int
+        models : dict of int to str
+            Instructions that follow a stated model.
         """
-        n_blocks = int(np.prod(self.grid))
-        order = np.arange(n_blocks)
-        rng = None if seed is None else np.random.default_rng(seed)
-        if rng is not None:
-            rng.shuffle(order)
-        per_batch = max(1, LANES_PER_BATCH // (-(-self.threads_per_block // 32) * 32))
-        steps = len(self.program.steps)
-        executed, issued = np.zeros(steps, np.int64), np.zeros(steps, np.int64)
-        for start in range(0, n_blocks, per_batch):
-            machine = Machine(Batch(self.program, self, order[start : start + per_batch]), rng)
-            machine.run()
-            executed += machine.executed
-            issued += machine.issued
-        self._summarise(executed, issued, n_blocks)
-        return self.report
-
-    def _summarise(self, executed: NDArray[np.int64], issued: NDArray[np.int64], n_blocks: int) -> None:
-        report, entry = self.report, self.program.entry
+        report, entry = self.report, self.entry
         report.launches, report.blocks = 1, n_blocks
         report.threads = n_blocks * self.threads_per_block
         report.warp_instructions = int(issued.sum())
         for index in np.nonzero(executed)[0]:
             opcode = entry.instructions[index].opcode
             report.instructions[opcode] = report.instructions.get(opcode, 0) + int(executed[index])
-            if int(index) in self.program.models:
-                report.models[opcode] = self.program.models[int(index)]
+            if int(index) in models:
+                report.models[opcode] = models[int(index)]
         shared = [*self.module_shared, *(v for v in entry.variables if v.space == "shared")]
         report.shared_bytes = sum(v.size_bytes for v in shared) + self.shared_bytes
+        return report

@@ -6,16 +6,44 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from precalign.gpu.ptx.batch import AT_BARRIER, AT_WARP, EXITED, RUNNING
+from precalign.gpu.ptx.batch import AT_BARRIER, AT_WARP, EXITED, RUNNING, Batch
 from precalign.gpu.ptx.faults import KernelFault
 from precalign.gpu.ptx.memory import BadAccess
 
 if TYPE_CHECKING:
-    from precalign.gpu.ptx.batch import Batch
+    from precalign.gpu.ptx.compiler import Program
+    from precalign.gpu.ptx.launch import Launch
+    from precalign.gpu.ptx.report import Report
 
 Array = Any
+LANES_PER_BATCH = 16_384
+"""Enough for NumPy to work on long arrays, few enough for the registers in use to stay in the cache."""
 MAX_TURNS = 5_000_000
 """Basic blocks that a batch may run before it is taken to hang."""
+
+
+def run_checked(program: Program, launch: Launch, seed: int | None = None) -> Report:
+    """Run all blocks of a launch with every check on; a seed draws the order of blocks and warps.
+
+    Raises
+    ------
+    KernelFault
+        For the first defect found.
+    """
+    n_blocks = int(np.prod(launch.grid))
+    order = np.arange(n_blocks)
+    rng = None if seed is None else np.random.default_rng(seed)
+    if rng is not None:
+        rng.shuffle(order)
+    per_batch = max(1, LANES_PER_BATCH // (-(-launch.threads_per_block // 32) * 32))
+    steps = len(program.steps)
+    executed, issued = np.zeros(steps, np.int64), np.zeros(steps, np.int64)
+    for start in range(0, n_blocks, per_batch):
+        machine = Machine(Batch(program, launch, order[start : start + per_batch]), rng)
+        machine.run()
+        executed += machine.executed
+        issued += machine.issued
+    return launch.summarise(executed, issued, n_blocks, program.models)
 
 
 class Machine:

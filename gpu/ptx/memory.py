@@ -115,16 +115,19 @@ class GlobalMemory:
             groups.append((self.segments[i], positions))
         return groups
 
-    def _fail(self, addresses: Array, position: int, width: int) -> NoReturn:
-        address = int(addresses[position])
-        near = min(
-            self.segments, key=lambda s: max(s.base - address, address - s.end, 0), default=None
-        )  # the buffer that was probably meant
+    def near(self, address: int) -> Segment | None:
+        """Return the buffer that was probably meant by an address."""
+        return min(self.segments, key=lambda s: max(s.base - address, address - s.end, 0), default=None)
+
+    def outside(self, address: int, width: int) -> str:
+        """Say where an access out of bounds went."""
+        near = self.near(address)
         if near is None or not near.base - _RED_ZONE <= address <= near.end + _RED_ZONE:
-            where = f"address 0x{address & (1 << 64) - 1:x}, in no buffer"
-        else:
-            where = f"byte {address - near.base} of {near.name}, which has {near.octets.size} bytes"
-        raise BadAccess("out-of-bounds", f"{width} bytes at {where}", position)
+            return f"{width} bytes at address 0x{address & (1 << 64) - 1:x}, in no buffer"
+        return f"{width} bytes at byte {address - near.base} of {near.name}, which has {near.octets.size} bytes"
+
+    def _fail(self, addresses: Array, position: int, width: int) -> NoReturn:
+        raise BadAccess("out-of-bounds", self.outside(int(addresses[position]), width), position)
 
     def load(self, addresses: Array, dtype: np.dtype[Any]) -> Array:
         """Read one number per address; addresses are aligned to it."""

@@ -10,44 +10,50 @@ from typing import Any
 
 import numpy as np
 
+from precalign.jit import kernel
+
 Array = Any
 _MANY = -1
+_BLOCK_EPOCH, _WARP_EPOCH, _WARP, _LANE = range(4)
 _AGAINST = {"read": ("write", "atomic"), "write": ("write", "read", "atomic"), "atomic": ("write", "read")}
 """Kind of access -> the kinds that it must not meet."""
 
 
-class _Record:
-    """Who made the accesses of one class (reads, writes or atomics) to each cell in the latest epoch."""
+@kernel
+def _first_conflict(record, latest, first, n_cells, lanes, blocks, block_epoch, warp_epoch):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Return the position of the first access that conflicts with what is recorded, or -1."""
+    for i in range(lanes.size):
+        block, warp = blocks[i], lanes[i] >> 5
+        if latest[block] != block_epoch[block]:
+            continue
+        for step in range(n_cells):
+            cell = first[i] + step
+            if record[cell, _BLOCK_EPOCH] != block_epoch[block]:
+                continue
+            other_warp = record[cell, _WARP] != warp
+            unordered = record[cell, _WARP_EPOCH] == warp_epoch[warp] and record[cell, _LANE] != lanes[i]
+            if other_warp or unordered:
+                return i
+    return -1
 
-    def __init__(self, n_cells: int) -> None:
-        self.block_epoch = np.full(n_cells, -1, np.int32)
-        self.warp_epoch = np.full(n_cells, -1, np.int32)
-        self.warp = np.full(n_cells, _MANY, np.int32)
-        self.lane = np.full(n_cells, _MANY, np.int32)
 
-    def conflicts(self, cells: Array, lanes: Array, epochs: tuple[Array, Array]) -> Array:
-        """Tell which accesses conflict with what is recorded."""
-        block_epochs, warp_epochs = epochs
-        same = self.block_epoch[cells] == block_epochs
-        if not same.any():
-            return same
-        other_warp = self.warp[cells] != lanes >> 5
-        unordered = (self.warp_epoch[cells] == warp_epochs) & (self.lane[cells] != lanes)
-        return same & (other_warp | unordered)
-
-    def note(self, cells: Array, lanes: Array, epochs: tuple[Array, Array]) -> None:
-        """Record accesses, several of one cell among them."""
-        block_epochs, warp_epochs = epochs
-        warps = lanes >> 5
-        fresh = self.block_epoch[cells] != block_epochs
-        keeps_warp = fresh | (self.warp[cells] == warps)
-        keeps_lane = fresh | (keeps_warp & (self.warp_epoch[cells] != warp_epochs)) | (self.lane[cells] == lanes)
-        self.block_epoch[cells] = block_epochs
-        self.warp_epoch[cells] = warp_epochs
-        self.warp[cells] = warps
-        self.lane[cells] = lanes
-        self.warp[cells[~keeps_warp | (self.warp[cells] != warps)]] = _MANY
-        self.lane[cells[~keeps_lane | (self.lane[cells] != lanes)]] = _MANY
+@kernel
+def _note(record, latest, first, n_cells, lanes, blocks, block_epoch, warp_epoch):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Record who made accesses of one class (reads, writes or atomics) to each cell in the latest epoch."""
+    for i in range(lanes.size):
+        block, warp = blocks[i], lanes[i] >> 5
+        latest[block] = block_epoch[block]
+        for step in range(n_cells):
+            cell = record[first[i] + step]
+            if cell[_BLOCK_EPOCH] != block_epoch[block]:
+                cell[_WARP], cell[_LANE] = warp, lanes[i]
+            elif cell[_WARP] != warp:
+                cell[_WARP] = cell[_LANE] = _MANY
+            elif cell[_WARP_EPOCH] != warp_epoch[warp]:
+                cell[_LANE] = lanes[i]
+            elif cell[_LANE] != lanes[i]:
+                cell[_LANE] = _MANY
+            cell[_BLOCK_EPOCH], cell[_WARP_EPOCH] = block_epoch[block], warp_epoch[warp]
 
 
 class RaceDetector:
@@ -59,25 +65,35 @@ class RaceDetector:
         Of all blocks together.
     granule : int
         Width of the narrowest access of the kernel; accesses are aligned, so none covers part of a cell.
+    n_blocks : int
     """
 
-    def __init__(self, n_bytes: int, granule: int) -> None:
+    def __init__(self, n_bytes: int, granule: int, n_blocks: int) -> None:
         self.shift = granule.bit_length() - 1
         self.granule = granule
         n_cells = -(-n_bytes // granule)
-        self.records = {kind: _Record(n_cells) for kind in _AGAINST}
+        self.records = {kind: np.full((n_cells, 4), _MANY, np.int32) for kind in _AGAINST}
+        self.latest = {kind: np.full(n_blocks, -1, np.int32) for kind in _AGAINST}
 
     def access(
-        self, kind: str, places: Array, width: int, lanes: Array, epochs: tuple[Array, Array], *, note: bool = True
+        self, kind: str, places: Array, width: int, lanes: Array, epochs: tuple[Array, Array, Array]
     ) -> tuple[int, str] | None:
-        """Check accesses and record them; return position and opponent's kind of the first race."""
-        first = places >> self.shift
-        for step in range(width >> self.shift):
-            cells = first + step
-            for against in _AGAINST[kind]:
-                conflict = self.records[against].conflicts(cells, lanes, epochs)
-                if conflict.any():
-                    return int(np.argmax(conflict)), against
-            if note:
-                self.records[kind].note(cells, lanes, epochs)
+        """Check accesses and record them; return position and opponent's kind of the first race.
+
+        Parameters
+        ----------
+        kind : str
+            "read", "write" or "atomic".
+        places, lanes : ndarray[int64], (n,)
+        width : int
+            Bytes of each access.
+        epochs : tuple of ndarray
+            The block of each lane, the epoch of every block, that of every warp.
+        """
+        where = (places >> self.shift, width >> self.shift, lanes, *epochs)
+        for against in _AGAINST[kind]:
+            position = int(_first_conflict(self.records[against], self.latest[against], *where))
+            if position >= 0:
+                return position, against
+        _note(self.records[kind], self.latest[kind], *where)
         return None

@@ -29,6 +29,8 @@ class Case:
         A name of `KINDS`, or of the dump that the codes come from.
     seed : int
         Draws the data, the order of pages, and the orders of blocks and warps.
+    policy : tuple of (tuple of int, tuple of int), optional
+        Bits of keys and of values of each kv head, for the rule `static`; drawn if not given.
     """
 
     config: KernelConfig
@@ -36,6 +38,7 @@ class Case:
     appends: tuple[tuple[int, ...], ...] = ((70, 0, 1), (3, 1, 0))
     data: str = "normal"
     seed: int = 0
+    policy: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
     @property
     def batch_size(self) -> int:
@@ -50,7 +53,7 @@ class Case:
     def __str__(self) -> str:
         config = self.config
         lengths = "+".join(map(str, self.lengths))
-        rule = config.rule + (f":guard_bits={config.guard_bits}" if config.guard_bits else "")
+        rule = config.variant + (f":guard_bits={config.guard_bits}" if config.guard_bits else "")
         return (
             f"{rule} {config.format.name} head_dim={config.head_dim} group={config.group} "
             f"n_kv_heads={self.n_kv_heads} tokens={lengths} splits={config.split_tokens} data={self.data} seed={self.seed}"
@@ -73,7 +76,10 @@ class Case:
         """Bits per kv head of keys and of values for the rule `static`, else None."""
         if self.config.rule != "static":
             return None
-        allowed = np.array([12, 16] if self.config.format.exponent_bits > 5 else [8, 12, 16])
+        if self.policy is not None:
+            keys, values = (np.array(bits, np.int64) for bits in self.policy)
+            return keys, values
+        allowed = np.array(self.config.levels)
         drawn = np.random.default_rng(self.seed).integers(0, len(allowed), (2, self.n_kv_heads))
         return allowed[drawn[0]], allowed[drawn[1]]
 

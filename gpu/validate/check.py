@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from precalign.gpu.plane_cache import PAGE_TOKENS, PlaneCache
+from precalign.gpu.cache_inputs import PAGE_TOKENS
+from precalign.gpu.plane_cache import PlaneCache
 from precalign.gpu.ptx.faults import KernelFault
 from precalign.gpu.validate.emulated import emulate
-from precalign.gpu.validate.history import DECIDED, history_of, plane_history
+from precalign.gpu.validate.history import decided, history_of, padded, plane_history
 from precalign.gpu.validate.points import Difference, Tallies, compare
 
 if TYPE_CHECKING:
@@ -22,11 +23,10 @@ if TYPE_CHECKING:
 
     from precalign.gpu.devices.base import Device
     from precalign.gpu.validate.case import Case, Codes
-    from precalign.gpu.validate.emulated import Emulated
+    from precalign.gpu.validate.emulated import Emulated, Once
 
 PLANE_FILE = "planes.cuh"
 """All loads from planes, and no others, stand in this header; that is how their sectors are told from the rest."""
-COMPARED = ("key_bits", "scores", "probs", "value_bits", "outputs")
 N_ORDERS = 2
 
 
@@ -42,6 +42,8 @@ class CaseResult:
     tallies : Tallies
     plane_sectors, other_sectors : int
         Global sectors read by `attend`, summed over the steps: from planes, and all else (scores, probabilities, metadata).
+    modelled_sectors : int
+        What the traffic model says for `plane_sectors`.
     full_sectors : int
         Plane sectors that reading every bit takes.
     fault : str or None
@@ -56,11 +58,12 @@ class CaseResult:
     tallies: Tallies = field(default_factory=Tallies)
     plane_sectors: int = 0
     other_sectors: int = 0
+    modelled_sectors: int = 0
     full_sectors: int = 0
     fault: str | None = None
 
 
-def check(case: Case, device: Device, codes: Codes | None = None) -> CaseResult:
+def check(case: Case, device: Device, codes: Codes | None = None, *, until_failure: bool = False) -> CaseResult:
     """Validate one case.
 
     Parameters
@@ -70,12 +73,14 @@ def check(case: Case, device: Device, codes: Codes | None = None) -> CaseResult:
         Where the kernels run. A device with `reports` is measured, one with a `seed` is tried in several orders.
     codes : Codes, optional
         From a dump; drawn by the case if not given.
+    until_failure : bool
+        Whether a step that differs is the last.
     """
     config = case.config
-    result = CaseResult(str(case), config.rule, config.format.name, config.head_dim, config.group)
+    result = CaseResult(str(case), config.variant, config.format.name, config.head_dim, config.group)
     run = _Run(case, device, case.codes() if codes is None else codes, result)
     try:
-        run.steps()
+        run.steps(until_failure=until_failure)
     except KernelFault as fault:
         result.fault = str(fault)
         tally = result.tallies["memory"]
@@ -90,7 +95,7 @@ class _Run:
 
     def __init__(self, case: Case, device: Device, codes: Codes, result: CaseResult) -> None:
         self.case, self.device, self.codes, self.result = case, device, codes, result
-        self.tallies = result.tallies
+        self.tallies, self.decided = result.tallies, decided(case.config)
         config, static = case.config, case.static_bits()
         self.scale = config.head_dim**-0.5 if codes.scale is None else codes.scale
         capacity = -(-max(case.lengths) // PAGE_TOKENS) + 1  # a page of nothing behind the longest sequence
@@ -109,7 +114,7 @@ class _Run:
         self.static = static
         self.table = self.cache.buffer("block_table")
 
-    def steps(self) -> None:
+    def steps(self, *, until_failure: bool) -> None:
         lengths = np.zeros(self.case.batch_size, np.int64)
         for number, added in enumerate(self.case.appends):
             self._order(self.case.seed + number + 1)
@@ -124,12 +129,15 @@ class _Run:
             lengths += added
             self._order(None)
             self.cache.attend(self.codes.queries)
-            buffers = {name: self.cache.buffer(name) for name in COMPARED}
+            buffers = {part.buffer: self.cache.buffer(part.buffer) for part in self.decided}
             emulated = list(self._emulated(lengths))
             self._compare(emulated, buffers)
             self._compare_sectors(emulated)
             self._count_accesses()
-            self._other_orders(buffers, lengths)
+            if until_failure and self.tallies.failed:
+                return
+            if number == len(self.case.appends) - 1:
+                self._other_orders(buffers, lengths)
 
     def _emulated(self, lengths: NDArray[np.int64]) -> Iterator[tuple[dict[str, int], Emulated]]:
         group = self.case.config.group
@@ -168,25 +176,34 @@ class _Run:
                 axes = ("token",) if by_token else ("channel",)
                 compare(self.tallies["maxima"], name, place, axes, maxima, held, lambda _, kind=kind: [kind])
             got = {
-                "key-bits": buffers["key_bits"][own],
-                "scores": buffers["scores"][sequence, heads],
-                "probs": buffers["probs"][sequence, heads],
-                "value-bits": buffers["value_bits"][sequence, kv_head],
-                "outputs": buffers["outputs"][sequence, heads],
+                part.buffer: buffers[part.buffer][sequence, heads if part.axes[0] == "query head" else kv_head]
+                for part in self.decided
             }
-            for point, (attribute, axes) in DECIDED.items():
+            for part in self.decided:
                 # Rows are as long as the cache: behind the sequence they must still hold the zeros they began with.
-                wanted = np.zeros_like(got[point])
-                held = getattr(expected, attribute)
-                wanted[..., : held.shape[-1]] = held
-                history = partial(history_of, point, expected, got)
-                compare(self.tallies[point], name, place, axes, wanted, got[point], history)
+                wanted = padded(expected.buffer(part.buffer), got[part.buffer].shape)
+                history = partial(history_of, part.buffer, expected, got)
+                compare(self.tallies[part.point], name, place, part.axes, wanted, got[part.buffer], history)
+            if expected.once is not None:
+                self._compare_passes(place, expected.once, got["outputs"])
         empty = np.flatnonzero(np.bincount([p["sequence"] for p, _ in emulated], minlength=self.case.batch_size) == 0)
         for slot in empty.tolist():
             outputs = buffers["outputs"][slot]
             place = {"sequence": slot}
             axes = ("query head", "channel")
             compare(self.tallies["outputs"], str(self.case), place, axes, np.zeros_like(outputs), outputs)
+
+    def _compare_passes(self, place: dict[str, int], once: Once, outputs: NDArray[np.float32]) -> None:
+        """Hold the difference from the order with stored probabilities against its proven bound."""
+        difference, tally = np.abs(outputs.astype(np.float64) - once.stated), self.tallies["passes"]
+        beyond = difference > once.bound
+        tally.checked += beyond.size
+        if beyond.any():
+            tally.failed += int(beyond.sum())
+            head, channel = (int(i) for i in np.argwhere(beyond)[0])
+            where = {**place, "query head": head, "channel": channel}
+            most, got = f"at most {once.bound[head, channel]:.3g}", f"{difference[head, channel]:.3g}"
+            tally.first = tally.first or Difference(str(self.case), where, most, got)
 
     # What was read
 
@@ -203,6 +220,7 @@ class _Run:
             planes = sum(line.sectors for line in loads if line.location.file.endswith(PLANE_FILE))
             self.result.plane_sectors += planes
             self.result.other_sectors += sum(line.sectors for line in loads) - planes
+            self.result.modelled_sectors += modelled[kernel]
             tally = self.tallies["sectors"]
             tally.checked += 1
             if planes != modelled[kernel]:
@@ -236,11 +254,11 @@ class _Run:
         for order in range(1, N_ORDERS):
             self._order(1000 * order + self.case.seed)
             self.cache.attend(self.codes.queries)
-            for name in COMPARED:
+            for name, once in buffers.items():
                 again = self.cache.buffer(name)
                 place = {"order": order, "longest": int(lengths.max())}
                 axes = tuple(f"{name} axis {axis}" for axis in range(again.ndim))
-                compare(self.tallies["order"], str(self.case), place, axes, buffers[name], again)
+                compare(self.tallies["order"], str(self.case), place, axes, once, again)
             self._count_accesses()
 
 

@@ -11,14 +11,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from precalign.block import Block, Reads
+from precalign.bounds.one_pass import one_pass_difference
 from precalign.counts import window_max
+from precalign.decode.codes import to_binary32
+from precalign.decode.exp2 import LOG2E
+from precalign.decode.one_pass import OnePass, one_pass
 from precalign.inputs import HeadInputs, Steps
 from precalign.layouts import Layout
-from precalign.planes import PAGE_TOKENS, split_keys, split_values
+from precalign.planes import PAGE_TOKENS, split_keys, split_values, truncate
 from precalign.rules import get_rule
 from precalign.traffic import key_transfer, prepass_transfer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from precalign.gpu.kernels import KernelConfig
@@ -42,7 +48,10 @@ class Emulated:
     scores, probs : ndarray[float32], (group, seq_len)
     outputs : ndarray[float32], (group, head_dim)
     sectors : dict of str to int
-        32-byte sectors that the planes deliver to `key_scores`, `softmax` (the pre-pass) and `values`.
+        32-byte sectors that the planes deliver to each kernel: `key_scores`, `softmax` (the pre-pass) and `values`, or `newest` and
+        `one_pass`.
+    once : Once or None
+        What only a one-pass kernel computes.
     """
 
     planes: dict[str, NDArray[np.uint8]]
@@ -53,12 +62,49 @@ class Emulated:
     probs: NDArray[np.float32]
     outputs: NDArray[np.float32]
     sectors: dict[str, int]
+    once: Once | None = None
+
+    def buffer(self, name: str) -> NDArray[Any]:
+        """Return what a buffer of `PlaneCache` must hold for this kv head, as long as the sequence is."""
+        if self.once is not None and name in _ONCE_BUFFERS:
+            return _ONCE_BUFFERS[name](self.once)
+        held: NDArray[Any] = getattr(self, name)
+        return held
 
 
-def rule_of(config: KernelConfig) -> Rule | None:
-    """Return the emulator's rule, None for `static`, whose bits are given."""
-    if config.rule == "static":
-        return None
+@dataclass(frozen=True)
+class Once:
+    """What only a one-pass kernel computes.
+
+    Attributes
+    ----------
+    seeds : ndarray[int32], (group,)
+        Exponent of the newest page's largest addend.
+    splits : OnePass
+    stated : ndarray[float32], (group, head_dim)
+        Outputs of the order with stored probabilities, from the same scores and reads.
+    bound : ndarray[float64], (group, head_dim)
+        Proven, on how far the two lie apart.
+    """
+
+    seeds: NDArray[np.int32]
+    splits: OnePass
+    stated: NDArray[np.float32]
+    bound: NDArray[np.float64]
+
+
+_ONCE_BUFFERS: dict[str, Callable[[Once], NDArray[Any]]] = {
+    "references": lambda once: once.seeds,
+    "split_maxima": lambda once: once.splits.maxima,
+    "split_sums": lambda once: once.splits.sums,
+    "partials": lambda once: once.splits.partials,
+}
+
+
+def rule_of(config: KernelConfig, static_bits: tuple[int, int] | None) -> Rule:
+    """Return the emulator's rule."""
+    if static_bits is not None:
+        return get_rule(f"static:key_bits={static_bits[0]},value_bits={static_bits[1]}")
     parameters = [] if config.rule == "full" else [f"guard_bits={config.guard_bits}"]
     if config.rule == "aligned-skip":
         parameters.append(f"threshold={config.skip_diff}")
@@ -85,28 +131,27 @@ def emulate(
     static_bits : (int, int) or None
         Bits of keys and of values for the rule `static`.
     """
-    fmt, rule = config.format, rule_of(config)
-    layout = Layout("8|4|4", fmt, WIDTHS, skip=rule is not None and rule.needs_skip)
+    fmt, rule = config.format, rule_of(config, static_bits)
+    layout = Layout("8|4|4", fmt, WIDTHS, skip=rule.needs_skip)
     inputs = HeadInputs(keys, values, queries[:, None, :], fmt, scale)
     steps = Steps(*(np.array([n], np.int64) for n in (0, 0, len(keys))))
     block = Block(Reads(inputs, layout), steps, config.split_tokens)
 
-    key_levels = (
-        _fixed(layout, static_bits, 0, (1, block.head_dim)) if rule is None else rule.key_levels(block.key_view())
-    )
+    key_levels = rule.key_levels(block.key_view())
     (scores,), exact = block.scores([key_levels])
     raw_scores = scores.copy()
     probs = block.softmax(scores)
     value_max = window_max(inputs.value_exponents, *block.window)
-    view = block.value_view(probs, value_max)
-    prepass = None if rule is None else rule.prepass_tokens(view)
-    value_levels = _fixed(layout, static_bits, 1, probs.shape[1:]) if rule is None else rule.value_levels(view, prepass)
+    view = block.value_view(probs, value_max, raw_scores)
+    prepass = rule.prepass_tokens(view)
+    value_levels = rule.value_levels(view, prepass)
     (outputs,), _ = block.outputs([probs], [value_levels], exact)
 
     seq_len, levels = len(keys), np.array(layout.levels, np.uint8)
     key_bits, value_bits = levels[key_levels[0]], levels[value_levels[0, :seq_len]]
     planes = dict(zip(("key_first", "key_second", "key_third"), split_keys(keys, layout), strict=True))
     planes |= zip(("value_first", "value_second", "value_third"), split_values(values, layout), strict=True)
+    once = _once(config, inputs, raw_scores[:, 0, :seq_len], value_levels[0, :seq_len], layout, outputs[:, 0])
     return Emulated(
         planes=planes,
         maxima={
@@ -118,18 +163,50 @@ def emulate(
         value_bits=value_bits,
         scores=raw_scores[:, 0, :seq_len],
         probs=probs[:, 0, :seq_len],
-        outputs=outputs[:, 0],
-        sectors={
-            "key_scores": int(key_transfer(key_levels, layout, steps.first, steps.visible).sectors[0]),
-            "softmax": 0 if prepass is None else int(prepass_transfer(prepass, layout, block.head_dim).sectors[0]),
-            "values": value_row_sectors(value_bits, block.head_dim),
-        },
+        outputs=outputs[:, 0] if once is None else once.splits.outputs,
+        sectors=_sectors(config, layout, steps, key_levels, value_bits, prepass),
+        once=once,
     )
 
 
-def _fixed(layout: Layout, static_bits: tuple[int, int] | None, side: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    assert static_bits is not None  # noqa: S101 - the rule `static` comes with its bits
-    return np.full(shape, layout.levels.index(static_bits[side]), np.uint8)
+def _sectors(
+    config: KernelConfig,
+    layout: Layout,
+    steps: Steps,
+    key_levels: NDArray[np.uint8],
+    value_bits: NDArray[np.uint8],
+    prepass: NDArray[np.int32] | None,
+) -> dict[str, int]:
+    keys = int(key_transfer(key_levels, layout, steps.first, steps.visible).sectors[0])
+    values = value_row_sectors(value_bits, config.head_dim)
+    if config.one_pass:
+        newest = (steps.visible - 1) // PAGE_TOKENS * PAGE_TOKENS
+        again = int(key_transfer(key_levels, layout, newest, steps.visible).sectors[0])
+        return {"newest": again if config.rule == "online" else 0, "one_pass": keys + values}
+    first = 0 if prepass is None else int(prepass_transfer(prepass, layout, config.head_dim).sectors[0])
+    return {"key_scores": keys, "softmax": first, "values": values}
+
+
+def _once(
+    config: KernelConfig,
+    inputs: HeadInputs,
+    scores: NDArray[np.float32],
+    value_levels: NDArray[np.uint8],
+    layout: Layout,
+    stated: NDArray[np.float32],
+) -> Once | None:
+    if not config.one_pass:
+        return None
+    read = np.empty(inputs.values.shape, np.float32)
+    for level in np.unique(value_levels).tolist():
+        rows = value_levels == level
+        read[rows] = to_binary32(truncate(inputs.values[rows], layout, level), config.format)
+    newest = slice((len(read) - 1) // PAGE_TOKENS * PAGE_TOKENS, None)
+    binades = np.floor(np.clip(scores[:, newest] * LOG2E, -(2.0**24), 2.0**24)).astype(np.int32)
+    seeds = (binades + inputs.value_exponents[newest].max(axis=1).astype(np.int32)).max(axis=1)
+    scores = np.ascontiguousarray(scores)
+    splits = one_pass(scores, read, config.split_tokens)
+    return Once(seeds, splits, stated, one_pass_difference(scores, read, config.split_tokens))
 
 
 def _biased(exponents: NDArray[Any], bias: int) -> NDArray[np.uint8]:

@@ -2,45 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from precalign.gpu.validate.mutant import Mutant
+from precalign.gpu.validate.one_pass_mutants import ONE_PASS_MUTANTS
 
-from precalign.errors import PrecalignError
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """A defect: `old` stands exactly once in `file` and becomes `new`.
-
-    Attributes
-    ----------
-    kind : str
-        What sort of mistake it is.
-    rule : str
-        A rule under which the changed code is compiled.
-    """
-
-    name: str
-    kind: str
-    file: str
-    old: str
-    new: str
-    rule: str = "alignedkv"
-
-    def apply(self, sources: dict[str, str]) -> dict[str, str]:
-        """Return the sources with the defect.
-
-        Raises
-        ------
-        PrecalignError
-            If `old` does not stand exactly once in `file`: the list has fallen behind the sources.
-        """
-        text = sources[self.file]
-        if text.count(self.old) != 1:
-            raise PrecalignError(f"mutant {self.name}: {self.old!r} stands {text.count(self.old)} times in {self.file}")
-        return sources | {self.file: text.replace(self.old, self.new)}
-
-
-MUTANTS = (
+TWO_PASS_MUTANTS = (
     # A plane that is dropped, or read although the rule does not ask for it.
     Mutant("second-plane-dropped", "dropped plane", "planes.cuh", "if (bits >= 12) second = *(const uint16*)p4;", ";"),
     Mutant(
@@ -189,12 +154,12 @@ MUTANTS = (
         "                splits[team] = sum;\n        }",
     ),
     Mutant("values-warp-barrier", "missing barrier", "values.cu", "    __syncwarp();\n", ""),
-    Mutant("keys-barrier", "missing barrier", "keys.cu", "#endif\n    __syncthreads();\n}", "#endif\n}"),
+    Mutant("keys-barrier", "missing barrier", "scores.cuh", "#endif\n    __syncthreads();\n}", "#endif\n}"),
     # A head that is skipped or mistaken for another.
     Mutant(
         "group-last-head-lost",
         "skipped head",
-        "keys.cu",
+        "scores.cuh",
         "for (int head = 0; head < GROUP; ++head)\n            diff",
         "for (int head = 0; head < GROUP - 1; ++head)\n            diff",
     ),
@@ -233,7 +198,7 @@ MUTANTS = (
     Mutant(
         "channels-descending",
         "order of operations",
-        "keys.cu",
+        "scores.cuh",
         "for (int channel = 0; channel < HEAD_DIM; ++channel) {\n        Codes",
         "for (int channel = HEAD_DIM - 1; channel >= 0; --channel) {\n        Codes",
     ),
@@ -249,7 +214,7 @@ MUTANTS = (
     Mutant(
         "scores-round-toward-zero",
         "arithmetic",
-        "keys.cu",
+        "scores.cuh",
         "__fmaf_rn(q[channel][head], key, sums[head][i])",
         "__fmaf_rz(q[channel][head], key, sums[head][i])",
     ),
@@ -268,18 +233,20 @@ MUTANTS = (
         "__fmul_rn(weight(own_scores[t], maximum), __frcp_rn(sum))",
     ),
     Mutant(
-        "scale-first",
+        "scaled-twice",
         "arithmetic",
-        "keys.cu",
+        "scores.cuh",
         "__fmaf_rn(q[channel][head], key, sums",
-        "__fmaf_rn(__fmul_rn(q[channel][head], scale), key, sums",
+        "__fmaf_rn(__fmul_rn(q[channel][head], 0.125f), key, sums",
     ),
     Mutant("exp2-coefficient", "arithmetic", "exp2.cuh", "__fmaf_rn(y, f, EXP2_C3)", "__fmaf_rn(y, f, EXP2_C4)"),
     Mutant("exp2-truncated", "arithmetic", "exp2.cuh", "rintf(x)", "truncf(x)"),
     # The rule itself.
     Mutant("threshold-7", "rule", "planes.cuh", "spare >= 8)", "spare >= 7)"),
     Mutant("threshold-strict", "rule", "planes.cuh", "spare >= 4 ?", "spare > 4 ?"),
-    Mutant("key-top-of-first-head", "rule", "keys.cu", "diff = min(diff, tops[head] -", "diff = min(diff, tops[0] -"),
+    Mutant(
+        "key-top-of-first-head", "rule", "scores.cuh", "diff = min(diff, tops[head] -", "diff = min(diff, tops[0] -"
+    ),
     Mutant("prepass-weakest", "rule", "softmax.cu", "best_t < 0 || p > best_p ||", "best_t < 0 || p < best_p ||"),
     Mutant("prepass-tie-late", "rule", "softmax.cu", "(p == best_p && t < best_t)", "(p == best_p && t > best_t)"),
     Mutant(
@@ -343,7 +310,7 @@ MUTANTS = (
     Mutant(
         "out-of-bounds",
         "address",
-        "keys.cu",
+        "scores.cuh",
         "planes.load<TOKENS>(channel * PAGE_TOKENS + token,",
         "planes.load<TOKENS>((channel + HEAD_DIM * n_kv_heads * 1000) * PAGE_TOKENS + token,",
     ),
@@ -356,3 +323,5 @@ MUTANTS = (
         "t * HEAD_DIM + lane * CHANNELS + 1, width)",
     ),
 )
+
+MUTANTS = TWO_PASS_MUTANTS + ONE_PASS_MUTANTS

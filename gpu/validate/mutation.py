@@ -17,7 +17,7 @@ from precalign.gpu.validate.pool import in_processes
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from precalign.gpu.validate.mutants import Mutant
+    from precalign.gpu.validate.mutant import Mutant
 
 
 @dataclass(frozen=True)
@@ -51,18 +51,23 @@ class Catch:
         return asdict(self)
 
 
-def hunting_cases(rule: str) -> Iterator[Case]:
+def hunting_cases(rule: str, *, one_pass: bool = False) -> Iterator[Case]:
     """Return the cases against which a defect is tried, cheapest first; one that fails is enough."""
 
-    def case(head_dim: int, group: int, data: str, *appends: tuple[int, ...], seed: int = 0) -> Case:
-        return Case(KernelConfig(head_dim, group, BINARY16, rule, split_tokens=64), 2, appends, data, seed)
+    def case(head_dim: int, group: int, data: str, *appends: tuple[int, ...], seed: int = 0, splits: int = 64) -> Case:
+        config = KernelConfig(head_dim, group, BINARY16, rule, split_tokens=splits, one_pass=one_pass)
+        return Case(config, 2, appends, data, seed)
 
-    yield case(64, 2, "spread", (70, 5), (3, 1))
+    if one_pass:  # a running maximum needs pages in a split, and splits
+        yield case(64, 2, "spread", (100, 3), (30, 1), splits=128)
+        yield case(64, 3, "peaked", (330,), (3,), splits=256, seed=2)
+    else:
+        yield case(64, 2, "spread", (70, 5), (3, 1))
     yield case(96, 3, "peaked", (321, 1), (1, 2), seed=1)
     yield case(128, 4, "normal", (650, 0, 64), (0, 7, 1), seed=2)
     for seed, data in enumerate(("tiny", "flat", "negative", "wide")):
-        yield case(128, 2, data, (130, 66), (1, 1), seed=3 + seed)
-    yield Case(KernelConfig(64, 1, BINARY16, rule), 1, ((2500,),), "spread", 9)
+        yield case(128, 2, data, (130, 66), (1, 1), seed=3 + seed, splits=128 if one_pass else 64)
+    yield Case(KernelConfig(64, 1, BINARY16, rule, one_pass=one_pass), 1, ((2500,),), "spread", 9)
 
 
 def hunt(mutant: Mutant) -> Catch:
@@ -70,10 +75,10 @@ def hunt(mutant: Mutant) -> Catch:
     texts = mutant.apply(sources())
     place = (mutant.name, mutant.kind, mutant.file)
     tried = 0
-    for case in hunting_cases(mutant.rule):
+    for case in hunting_cases(mutant.rule, one_pass=mutant.one_pass):
         tried += 1
         try:
-            result = check(case, PtxDevice(texts=texts))
+            result = check(case, PtxDevice(texts=texts), until_failure=True)
         except InputError as error:
             return Catch(*place, "compiler", str(case), str(error).splitlines()[0], tried)
         failure = result.tallies.first_failure()

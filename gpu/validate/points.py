@@ -18,13 +18,16 @@ POINTS = {
     "key-bits": "bits decided for each key channel",
     "scores": "scores, bit for bit",
     "probs": "probabilities, bit for bit",
+    "seeds": "one pass: where the running maximum begins",
     "value-bits": "bits decided for each token's values",
+    "partials": "one pass: each split's maximum, sum and output, bit for bit",
     "outputs": "outputs, bit for bit",
     "sectors": "32-byte sectors read = sectors modelled",
     "memory": "accesses in bounds, aligned, initialised, free of races",
     "order": "the same bits in other orders of blocks and warps",
     "invariance": "the same bits alone, in a batch, in another slot, with other pages",
     "splits": "another size of split changes outputs by no more than its bound",
+    "passes": "one pass changes outputs by no more than its bound",
 }
 """Name -> what is equal; in the order in which a decode step reaches them."""
 

@@ -15,15 +15,17 @@ from precalign.gpu.validate.pool import in_processes
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from precalign.gpu.devices.base import Device
     from precalign.gpu.validate.case import Case, Codes
 
 
 @dataclass
 class Traffic:
-    """Plane sectors of a rule, measured, and of the full read of the same steps."""
+    """Plane sectors of a rule, measured and modelled, and of the full read of the same steps."""
 
     cases: int = 0
     planes: int = 0
+    modelled: int = 0
     full: int = 0
     other: int = 0
 
@@ -45,7 +47,7 @@ class Validation:
     traffic : dict of (rule, format, head_dim) to Traffic
     faults : list of str
     witnesses : list of Witness
-        The shortest sequences whose result depends on the size of a split.
+        The shortest sequences whose result depends on the size of a split, or on the number of passes.
     """
 
     device: str
@@ -65,6 +67,7 @@ class Validation:
             row = self.traffic[result.rule, result.format, result.head_dim]
             row.cases += 1
             row.planes += result.plane_sectors
+            row.modelled += result.modelled_sectors
             row.full += result.full_sectors
             row.other += result.other_sectors
 
@@ -82,6 +85,7 @@ class Validation:
                 "head_dim": head_dim,
                 "cases": row.cases,
                 "plane_sectors": row.planes,
+                "modelled_plane_sectors": row.modelled,
                 "full_read_plane_sectors": row.full,
                 "other_sectors": row.other,
                 "saving": row.saving,
@@ -96,7 +100,7 @@ class Validation:
             "points": {name: {"what": POINTS[name], **tally} for name, tally in self.tallies.to_json().items()},
             "traffic": traffic,
             "faults": self.faults,
-            "split_witnesses": [asdict(witness) for witness in self.witnesses],
+            "witnesses": [asdict(witness) for witness in self.witnesses],
         }
 
 
@@ -115,6 +119,8 @@ class Work:
         CUDA sources by name, if not those of the package.
     invariance : bool
         Whether drawn batches are also attended alone, in other slots and with other pages.
+    engine : str
+        Of the PTX machine: "checked", "compiled" or "both".
     """
 
     case: Case
@@ -122,15 +128,20 @@ class Work:
     codes: Codes | None = None
     texts: dict[str, str] | None = None
     invariance: bool = True
+    engine: str = "checked"
+
+
+def _open(work: Work) -> Device:
+    return open_device(work.device, texts=work.texts, engine=work.engine)
 
 
 def run_one(work: Work) -> CaseResult:
     """Validate one case on a device of its own."""
-    device = open_device(work.device, texts=work.texts)
+    device = _open(work)
     result = check(work.case, device, work.codes)
     if work.invariance and result.fault is None and work.codes is None and work.case.batch_size > 1:
         for further in (check_invariance, check_splits):
-            further(work.case, lambda: open_device(work.device, texts=work.texts), result.tallies)
+            further(work.case, lambda: _open(work), result.tallies)
     return result
 
 
@@ -151,7 +162,7 @@ def validate(work: Sequence[Work], *, jobs: int = 1, progress: Callable[[int], N
     UnavailableError
         If there is no such device, or no CUDA compiler.
     """
-    name = open_device(work[0].device, texts=work[0].texts).name
+    name = _open(work[0]).name
     found = Validation(name)
     for result in in_processes(run_one, work, 1 if name == "gpu" else jobs):
         found.add(result)

@@ -50,7 +50,7 @@ class _Rounding:
 def _conversion(m: Modifiers, source: Scalar, result: Scalar, how: _Rounding) -> Callable[[Array], Array]:
     integral, mode = how.integral, how.mode
     if source.kind == "f" and result.kind == "f":
-        _require_mode(m, source, result, integral, mode)
+        _require_mode(m, source, result, integral, mode, sat=how.sat)
         return _float_to_float(source, result, integral, mode, ftz=how.ftz, sat=how.sat)
     if source.kind == "f":
         if not integral or mode:
@@ -65,7 +65,7 @@ def _conversion(m: Modifiers, source: Scalar, result: Scalar, how: _Rounding) ->
     return _integer_to_integer(source, result, sat=how.sat)
 
 
-def _require_mode(m: Modifiers, source: Scalar, result: Scalar, integral: str, mode: str) -> None:
+def _require_mode(m: Modifiers, source: Scalar, result: Scalar, integral: str, mode: str, *, sat: bool) -> None:
     narrowing = result.bits < source.bits or (result.bits == source.bits and result.name != source.name)
     if narrowing and not mode:
         raise m.refuse("a narrowing conversion without rounding")
@@ -73,6 +73,8 @@ def _require_mode(m: Modifiers, source: Scalar, result: Scalar, integral: str, m
         raise m.refuse(f".{mode} of a conversion that does not round")
     if integral and source.name != result.name:
         raise m.refuse(f".{integral} between these types")
+    if sat and result.name not in ("f16", "f32"):
+        raise m.refuse(f".sat of {result.name}")
 
 
 def _values(source: Scalar, a: Array) -> Array:
@@ -92,7 +94,7 @@ def _float_to_float(
         else:
             wide = _values(source, given)
             values = _narrow(_TO_INTEGER[integral](wide) if integral else wide, result, mode or "rn")
-        if result.name in ("f16", "f32"):
+        if result.name != "bf16":
             values = rounding.canonical(values)
             if ftz and result.bits == 32:
                 values = rounding.flush(values)

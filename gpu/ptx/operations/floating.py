@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +28,7 @@ def finished(m: Modifiers, scalar: Scalar, n_sources: int, function: Callable[..
 
     def whole(*sources: Array) -> Array:
         given = tuple(rounding.flush(s) for s in sources) if ftz else sources
-        result = function(*given)
-        if scalar.bits == 32:
-            result = rounding.canonical(result)
+        result = rounding.canonical(function(*given))
         if ftz:
             result = rounding.flush(result)
         return rounding.saturate(result) if sat else result
@@ -91,15 +90,26 @@ def _fma(m: Modifiers) -> Operation:
 
 
 def _fma32(a: Array, b: Array, c: Array, mode: str) -> Array:
+    if mode == "rn":
+        result = np.empty(max(a.size, b.size, c.size), np.float32)
+        rounding.fma32(a, b, c, result)
+        return result
     wide = np.float64
     return rounding.fma(a.astype(wide), b.astype(wide), c.astype(wide), np.float32, mode)
 
 
 def _fma_exact(a: float, b: float, c: float) -> float:
-    if not np.isfinite([a, b, c]).all() or a * b + c in (np.inf, -np.inf):
+    if not (math.isfinite(a) and math.isfinite(b)):
         return a * b + c
+    if not math.isfinite(c):  # a product that overflows is finite all the same
+        return c
     exact = Fraction(a) * Fraction(b) + Fraction(c)
-    return float(exact) if exact else a * b + c
+    if not exact:
+        return a * b + c
+    try:
+        return float(exact)
+    except OverflowError:
+        return math.inf if exact > 0 else -math.inf
 
 
 _fma64_objects = np.frompyfunc(_fma_exact, 3, 1)
@@ -164,19 +174,22 @@ _sign_operation("neg", lambda word, sign: word ^ sign)
 
 def maximum(a: Array, b: Array) -> Array:
     """Return the larger; a NaN gives the other operand, and +0 is larger than -0."""
-    return _with_zeros(np.fmax(a, b), a, b, np.bitwise_and)
+    return _with_specials(np.fmax(a, b), a, b, np.bitwise_and)
 
 
 def minimum(a: Array, b: Array) -> Array:
     """Return the smaller; a NaN gives the other operand, and -0 is smaller than +0."""
-    return _with_zeros(np.fmin(a, b), a, b, np.bitwise_or)
+    return _with_specials(np.fmin(a, b), a, b, np.bitwise_or)
 
 
-def _with_zeros(result: Array, a: Array, b: Array, combine: Callable[..., Array]) -> Array:
+def _with_specials(result: Array, a: Array, b: Array, combine: Callable[..., Array]) -> Array:
     zeros = (a == 0) & (b == 0)
     if zeros.any():
         word = f"u{result.itemsize}"
         result = np.where(zeros, combine(a.view(word), b.view(word)).view(result.dtype), result)
+    nan_a, nan_b = np.isnan(a), np.isnan(b)
+    if nan_a.any() or nan_b.any():  # of a signalling NaN, NumPy makes NaN whatever the other operand
+        result = np.where(nan_a, b, np.where(nan_b, a, result))
     return result
 
 

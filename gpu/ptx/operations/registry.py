@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from precalign.gpu.ptx.faults import UnsupportedPtxError
@@ -97,6 +98,7 @@ def operation(name: str, kinds: str) -> Callable[[Any], Any]:
     return register
 
 
+@lru_cache(maxsize=None)
 def resolve(opcode: str) -> Operation:
     """Return what an opcode computes.
 
