@@ -44,6 +44,7 @@ COMMANDS = {
     "discriminate": Entry("precalign.cli.commands.discriminate", "Find the smallest input on which two adders differ."),
     "bounds": Entry("precalign.cli.commands.bounds", "Search for an error above its proven bound."),
     "formats": Entry("precalign.cli.commands.formats", "List the number formats, or every value of one."),
+    "capture": Entry("precalign.cli.commands.capture", "Write the keys, values and queries of a model as a dump."),
     "bench": Entry("precalign.cli.commands.bench", "Time precalign against its peers, results checked first."),
 }
 
