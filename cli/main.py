@@ -45,6 +45,7 @@ COMMANDS = {
     "bounds": Entry("precalign.cli.commands.bounds", "Search for an error above its proven bound."),
     "formats": Entry("precalign.cli.commands.formats", "List the number formats, or every value of one."),
     "capture": Entry("precalign.cli.commands.capture", "Write the keys, values and queries of a model as a dump."),
+    "eval": Entry("precalign.cli.commands.eval", "Measure what a model loses when a rule reads its cache."),
     "bench": Entry("precalign.cli.commands.bench", "Time precalign against its peers, results checked first."),
 }
 

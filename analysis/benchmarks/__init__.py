@@ -11,5 +11,6 @@ BENCHMARKS: dict[str, str] = {
     "accumulate": "precalign.analysis.benchmarks.accumulate",
     "analyze": "precalign.analysis.benchmarks.analyze",
     "memory": "precalign.analysis.benchmarks.memory",
+    "model": "precalign.analysis.benchmarks.model",
     "numerics": "precalign.analysis.benchmarks.numerics",
 }

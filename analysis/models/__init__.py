@@ -7,8 +7,12 @@ model is asked for.
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 
 from precalign.errors import UnavailableError
+
+SMALL_MODEL = Path(__file__).resolve().parent.parent / "demo/novel-small"
+"""The model that ships with the project."""
 
 
 def need_models() -> None:

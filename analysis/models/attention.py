@@ -47,11 +47,11 @@ class Call:
 class Listener(Protocol):
     """A cache that answers for its layers."""
 
-    def attend(self, call: Call) -> Any:  # noqa: ANN401 - a torch.Tensor
+    def attend(self, call: Call) -> Any:
         """Return the output, (batch_size, n_queries, n_q_heads, head_dim)."""
 
 
-def mark(keys: Any, listener: Listener, layer: int) -> Any:  # noqa: ANN401 - a torch.Tensor
+def mark(keys: Any, listener: Listener, layer: int) -> Any:
     """Mark keys on their way from a cache to the attention function."""
     setattr(keys, _MARK, (listener, layer))
     return keys
@@ -64,12 +64,12 @@ def register() -> None:
 
 
 def attend(
-    module: Any,  # noqa: ANN401 - torch has no types here
-    query: Any,  # noqa: ANN401
-    key: Any,  # noqa: ANN401
-    value: Any,  # noqa: ANN401
-    attention_mask: Any,  # noqa: ANN401
-    **options: Any,  # noqa: ANN401
+    module: Any,
+    query: Any,
+    key: Any,
+    value: Any,
+    attention_mask: Any,
+    **options: Any,
 ) -> tuple[Any, None]:
     """Answer one attention call, as transformers' attention interface asks.
 
@@ -90,13 +90,13 @@ def attend(
     shape = _shape(module, layer, query, key, value, options)
     _check_mask(attention_mask, shape, query.shape[2], key.shape[2])
 
-    def stock(q: Any, k: Any, v: Any) -> Any:  # noqa: ANN401
+    def stock(q: Any, k: Any, v: Any) -> Any:
         return sdpa_attention_forward(module, q, k, v, attention_mask, **options)[0]
 
     return listener.attend(Call(layer, shape, query, key, value, stock)), None
 
 
-def _shape(module: Any, layer: int, query: Any, key: Any, value: Any, options: dict[str, Any]) -> LayerShape:  # noqa: ANN401
+def _shape(module: Any, layer: int, query: Any, key: Any, value: Any, options: dict[str, Any]) -> LayerShape:
     kinds = {
         "softcap": "scores that pass through a soft cap",
         "s_aux": "attention sinks beside the scores",
@@ -104,7 +104,9 @@ def _shape(module: Any, layer: int, query: Any, key: Any, value: Any, options: d
     }
     found = [text for name, text in kinds.items() if options.get(name) is not None]
     if key.shape[-1] != value.shape[-1]:
-        found.append(f"values of another width than keys ({value.shape[-1]} vs {key.shape[-1]}), as in latent attention")
+        found.append(
+            f"values of another width than keys ({value.shape[-1]} vs {key.shape[-1]}), as in latent attention"
+        )
     if not getattr(module, "is_causal", True) or options.get("is_causal") is False:
         found.append("attention that is not causal")
     if found:
@@ -117,7 +119,7 @@ def _shape(module: Any, layer: int, query: Any, key: Any, value: Any, options: d
     return LayerShape(layer, query.shape[1], key.shape[1], key.shape[-1], scale, options.get("sliding_window"))
 
 
-def _check_mask(mask: Any, shape: LayerShape, n_queries: int, n_keys: int) -> None:  # noqa: ANN401 - a torch.Tensor
+def _check_mask(mask: Any, shape: LayerShape, n_queries: int, n_keys: int) -> None:
     """Refuse a mask that is not causal with the window that the layer states; the last columns are the last tokens."""
     if mask is None:
         return

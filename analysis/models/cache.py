@@ -63,7 +63,7 @@ class AlignedCache(DynamicCache):  # type: ignore[misc] # transformers has no ty
 
     def __init__(
         self,
-        model: Any,  # noqa: ANN401
+        model: Any,
         rule: str | None = "alignedkv",
         *,
         policy: Policy | None = None,
@@ -84,7 +84,9 @@ class AlignedCache(DynamicCache):  # type: ignore[misc] # transformers has no ty
             self._layout, self._split_tokens = policy.layout, policy.split_tokens
         else:
             skip = self._rule is not None and self._rule.needs_skip
-            self._layout = default_layout(self.format, skip=skip) if layout is None else parse_layout(layout, self.format)
+            self._layout = (
+                default_layout(self.format, skip=skip) if layout is None else parse_layout(layout, self.format)
+            )
             self._split_tokens = split_tokens
             if self._rule is not None:
                 self._rule.check(self._layout)
@@ -94,7 +96,7 @@ class AlignedCache(DynamicCache):  # type: ignore[misc] # transformers has no ty
         self._waiting: dict[int, list[tuple[Any, Any]]] = {}
         self._queries: dict[int, list[NDArray[Any]]] | None = {} if record else None
 
-    def update(self, key_states: Any, value_states: Any, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Any, Any]:  # noqa: ANN401
+    def update(self, key_states: Any, value_states: Any, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """Add tokens to a layer, as transformers' caches do."""
         key_states, value_states = (round_to(states, self.format) for states in (key_states, value_states))
         if self._reads_less:
@@ -106,7 +108,7 @@ class AlignedCache(DynamicCache):  # type: ignore[misc] # transformers has no ty
     def _reads_less(self) -> bool:
         return self._rule is not None or self._policy is not None
 
-    def attend(self, call: Call) -> Any:  # noqa: ANN401 - a torch.Tensor
+    def attend(self, call: Call) -> Any:
         """Answer one attention call of the model."""
         query = round_to(call.query, self.format)
         if not self._reads_less or (query.shape[2] > 1 and not self.every_query):
@@ -165,7 +167,9 @@ class AlignedCache(DynamicCache):  # type: ignore[misc] # transformers has no ty
         import numpy as np
 
         if self._queries is None or self.engine != "emulated":
-            raise UnavailableError("this cache keeps no queries", hint='AlignedCache(..., record=True), engine "emulated"')
+            raise UnavailableError(
+                "this cache keeps no queries", hint='AlignedCache(..., record=True), engine "emulated"'
+            )
         found = {}
         for layer, queries in sorted(self._queries.items()):
             keys, values = self._live[layer].codes()  # type: ignore[attr-defined] # the emulated engine
@@ -176,16 +180,16 @@ class AlignedCache(DynamicCache):  # type: ignore[misc] # transformers has no ty
         """Return what is known of each layer that has taken a decode step."""
         return dict(self._shapes)
 
-    def reorder_cache(self, beam_idx: Any) -> None:  # noqa: ANN401, ARG002 - transformers' signature
+    def reorder_cache(self, beam_idx: Any) -> None:  # noqa: ARG002 - transformers' signature
         """Refuse beams."""
         raise UnavailableError("beam search is not supported: beams share tokens", hint="sample, or decode greedily")
 
-    def crop(self, *args: Any) -> None:  # noqa: ANN401, ARG002 - transformers' signature
+    def crop(self, *args: Any) -> None:  # noqa: ARG002 - transformers' signature
         """Refuse to forget tokens."""
         raise UnavailableError("assisted generation is not supported: tokens cannot be taken back")
 
 
-def attach(model: Any) -> None:  # noqa: ANN401 - torch has no types here
+def attach(model: Any) -> None:
     """Have a model call precalign's attention.
 
     Raises
@@ -204,12 +208,12 @@ def attach(model: Any) -> None:  # noqa: ANN401 - torch has no types here
         raise _foreign(model)
 
 
-def _foreign(model: Any) -> UnavailableError:  # noqa: ANN401
+def _foreign(model: Any) -> UnavailableError:
     return UnavailableError(
         f"{type(model).__name__} computes its attention by itself, not through transformers' attention interface",
         hint="docs/capture-recipes.md tells how to dump a cache by hand",
     )
 
 
-def _format(model: Any, policy: Policy | None, chosen: Format | None) -> Format:  # noqa: ANN401
+def _format(model: Any, policy: Policy | None, chosen: Format | None) -> Format:
     return storage_format(model.dtype, policy.layout.format if policy is not None else chosen)

@@ -17,12 +17,12 @@ from precalign.analysis.models.storage import codes, storage_format
 from precalign.analysis.models.writer import DumpWriter, header_of
 from precalign.errors import InputError, UnavailableError, UsageError
 from precalign.formats import get_format
+from precalign.live.layer import LayerShape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from precalign.formats import Format
-    from precalign.live.layer import LayerShape
 
 DEFAULT_SHARD_BYTES = 4_000_000_000
 
@@ -59,21 +59,23 @@ class _Enough(Exception):  # noqa: N818 - not an error: every layer that was ask
 class _Recorder(DynamicCache):  # type: ignore[misc] # transformers has no types here
     """A cache that keeps nothing: what attention gets goes to a function, layer by layer."""
 
-    def __init__(self, model: Any, tell: Callable[[Call], None]) -> None:  # noqa: ANN401
+    def __init__(self, model: Any, tell: Callable[[Call], None]) -> None:
         super().__init__(config=model.config)
         self._tell = tell
 
-    def update(self, key_states: Any, value_states: Any, layer_idx: int, *_args: Any, **_kwargs: Any) -> tuple[Any, Any]:  # noqa: ANN401
+    def update(
+        self, key_states: Any, value_states: Any, layer_idx: int, *_args: Any, **_kwargs: Any
+    ) -> tuple[Any, Any]:
         return mark(key_states, self, layer_idx), value_states
 
-    def attend(self, call: Call) -> Any:  # noqa: ANN401
+    def attend(self, call: Call) -> Any:
         self._tell(call)
         return call.stock(call.query, call.key, call.value)
 
 
 def capture(
-    model: Any,  # noqa: ANN401 - a transformers.PreTrainedModel
-    inputs: Any,  # noqa: ANN401 - an array or a tensor of token ids, or what a tokenizer gives
+    model: Any,
+    inputs: Any,
     output: str | Path,
     *,
     layers: Sequence[int] | None = None,
@@ -158,10 +160,10 @@ def capture(
     facts = [header_of(writer._part(layer))[0]["__metadata__"] for layer in chosen]  # noqa: SLF001 - its own files
     metadata = {"model": name or str(model.config.model_type), "n_tokens": str(ids.shape[1])} | _merged(chosen, facts)
     files = writer.finish(chosen, metadata, shard_bytes)
-    return Captured(files, chosen, ids.shape[1], fmt, _shape_of(facts[0]), [_window(f) for f in facts])
+    return Captured(files, chosen, ids.shape[1], fmt, _shape_of(chosen[0], facts[0]), [_window(f) for f in facts])
 
 
-def _ids(model: Any, inputs: Any) -> Any:  # noqa: ANN401
+def _ids(model: Any, inputs: Any) -> Any:
     given = inputs["input_ids"] if hasattr(inputs, "keys") else inputs
     ids = torch.as_tensor(np.asarray(given).astype(np.int64) if not isinstance(given, torch.Tensor) else given)
     ids = ids.to(torch.int64).to(model.device)
@@ -171,7 +173,7 @@ def _ids(model: Any, inputs: Any) -> Any:  # noqa: ANN401
     return ids
 
 
-def _run(model: Any, ids: Any, tell: Callable[[Call], None]) -> None:  # noqa: ANN401
+def _run(model: Any, ids: Any, tell: Callable[[Call], None]) -> None:
     recorder = _Recorder(model, tell)
     try:
         with torch.no_grad():
@@ -180,7 +182,7 @@ def _run(model: Any, ids: Any, tell: Callable[[Call], None]) -> None:  # noqa: A
         return
 
 
-def _identity(model: Any, ids: Any, layers: list[int], fmt: Format) -> dict[str, Any]:  # noqa: ANN401
+def _identity(model: Any, ids: Any, layers: list[int], fmt: Format) -> dict[str, Any]:
     first = next(iter(model.parameters())).detach().float().cpu().numpy()
     return {
         "schema": "precalign.capture/1",
@@ -215,8 +217,6 @@ def _window(facts: dict[str, str]) -> int | None:
     return int(facts["sliding_window"]) if "sliding_window" in facts else None
 
 
-def _shape_of(facts: dict[str, str]) -> LayerShape:
-    from precalign.live.layer import LayerShape
-
-    sizes = (int(facts[name]) for name in ("n_q_heads", "n_kv_heads", "head_dim"))
-    return LayerShape(0, *sizes, float(facts["scale"]), _window(facts))
+def _shape_of(layer: int, facts: dict[str, str]) -> LayerShape:
+    n_q_heads, n_kv_heads, head_dim = (int(facts[name]) for name in ("n_q_heads", "n_kv_heads", "head_dim"))
+    return LayerShape(layer, n_q_heads, n_kv_heads, head_dim, float(facts["scale"]), _window(facts))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -14,6 +13,9 @@ from precalign.analysis.models.cache import attach
 from precalign.analysis.readers import printable
 from precalign.errors import InputError, UnavailableError, UsageError
 from precalign.formats import BFLOAT16, BINARY16, Format, get_format
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 COMPUTE = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -96,7 +98,7 @@ def _quiet() -> None:
     transformers.logging.disable_progress_bar()
 
 
-def _config(path: Path) -> Any:  # noqa: ANN401
+def _config(path: Path) -> Any:
     try:
         json.loads((path / "config.json").read_text(encoding="utf-8"))
         return transformers.AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
@@ -104,7 +106,7 @@ def _config(path: Path) -> Any:  # noqa: ANN401
         raise InputError(f"{printable(path)}: config.json cannot be used: {_first_line(error)}") from error
 
 
-def _check_kind(config: Any, shown: str) -> None:  # noqa: ANN401
+def _check_kind(config: Any, shown: str) -> None:
     text = config.get_text_config()
     if getattr(text, "kv_lora_rank", None):
         raise UnavailableError(
@@ -112,7 +114,9 @@ def _check_kind(config: Any, shown: str) -> None:  # noqa: ANN401
             hint="supported: multi-head, grouped-query and multi-query attention",
         )
     if getattr(config, "is_encoder_decoder", False):
-        raise UnavailableError(f"{shown}: {config.model_type} is an encoder and a decoder; give a causal language model")
+        raise UnavailableError(
+            f"{shown}: {config.model_type} is an encoder and a decoder; give a causal language model"
+        )
     others = set(getattr(text, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if others:
         raise UnavailableError(
@@ -121,7 +125,7 @@ def _check_kind(config: Any, shown: str) -> None:  # noqa: ANN401
         )
 
 
-def _tokenizer(path: Path) -> Any:  # noqa: ANN401
+def _tokenizer(path: Path) -> Any:
     if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")):
         return None
     try:
@@ -130,7 +134,7 @@ def _tokenizer(path: Path) -> Any:  # noqa: ANN401
         raise InputError(f"{printable(path)}: the tokenizer cannot be loaded: {_first_line(error)}") from error
 
 
-def _storage(config: Any, compute: str, dtype: str | None) -> Format:  # noqa: ANN401
+def _storage(config: Any, compute: str, dtype: str | None) -> Format:
     own = {torch.float16: BINARY16, torch.bfloat16: BFLOAT16}
     computed = own.get(COMPUTE[compute])
     if dtype is None:

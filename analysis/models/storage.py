@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 DTYPES = {BINARY16.name: torch.float16, BFLOAT16.name: torch.bfloat16}
 
 
-def storage_format(dtype: Any, chosen: Format | None) -> Format:  # noqa: ANN401 - a torch.dtype
+def storage_format(dtype: Any, chosen: Format | None) -> Format:
     """Return the format in which the cache of a model is stored.
 
     Parameters
@@ -45,12 +45,12 @@ def storage_format(dtype: Any, chosen: Format | None) -> Format:  # noqa: ANN401
     return own or chosen  # type: ignore[return-value] # one of them is there
 
 
-def round_to(tensor: Any, fmt: Format) -> Any:  # noqa: ANN401 - a torch.Tensor
+def round_to(tensor: Any, fmt: Format) -> Any:
     """Return the tensor rounded to the format, in its own type; itself where it is of that format."""
     return tensor if tensor.dtype == DTYPES[fmt.name] else tensor.to(DTYPES[fmt.name]).to(tensor.dtype)
 
 
-def codes(tensor: Any, fmt: Format) -> NDArray[Any]:  # noqa: ANN401 - a torch.Tensor
+def codes(tensor: Any, fmt: Format) -> NDArray[Any]:
     """Return codes, rounded to nearest even where the tensor is wider."""
     stored = tensor.detach().to(DTYPES[fmt.name]).contiguous().cpu().view(torch.int16).numpy()
     held: NDArray[Any] = stored.view(fmt.code_dtype)

@@ -59,7 +59,9 @@ def limit(loaded: LoadedModel, found: NDArray[np.int64], n_tokens: int | None, n
     if n_tokens is None:
         return found[:most]
     if most is not None and n_tokens > most:
-        raise InputError(f"{n_tokens} tokens are more than the {most} positions of the model", hint=f"give at most {most}")
+        raise InputError(
+            f"{n_tokens} tokens are more than the {most} positions of the model", hint=f"give at most {most}"
+        )
     if n_tokens > len(found):
         raise InputError(f"{printable(name)}: has {len(found)} tokens, {n_tokens} are asked for")
     return found[:n_tokens]

@@ -137,12 +137,16 @@ def check_dump_target(target: Path, *, overwrite: bool) -> None:
         If it has another suffix, is there and must not be replaced, or is no file.
     """
     if not target.name.endswith(SUFFIX):
-        raise OutputError(f"{printable(target)}: a dump is written as {SUFFIX}", hint=f"-o {printable(target.stem)}{SUFFIX}")
+        raise OutputError(
+            f"{printable(target)}: a dump is written as {SUFFIX}", hint=f"-o {printable(target.stem)}{SUFFIX}"
+        )
     for place in (target, index_path(target)):
         if place.is_dir():
             raise OutputError(f"{printable(place)}: is a directory")
         if os.path.lexists(place) and not overwrite:
-            raise OutputError(f"{printable(place)}: exists already", hint="choose another name, or replace it with --overwrite")
+            raise OutputError(
+                f"{printable(place)}: exists already", hint="choose another name, or replace it with --overwrite"
+            )
 
 
 def _groups(parts: list[Path], shard_bytes: int) -> list[list[Path]]:

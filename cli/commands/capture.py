@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 @click.option("--dtype", metavar="FORMAT", help="Format of the cache: fp16 or bf16.  [default: that of the weights]")
 @click.option("--compute", default="fp32", show_default=True, help="What the model computes in: fp32, fp16 or bf16.")
 @click.option(
-    "--shard-gb", type=click.FloatRange(min=0, min_open=True), default=4.0, show_default=True, help="Largest file, in GB."
+    "--shard-gb",
+    type=click.FloatRange(min=0, min_open=True),
+    default=4.0,
+    show_default=True,
+    help="Largest file, in GB.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an earlier dump.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")

@@ -54,12 +54,14 @@ class Counter:
     def __init__(self, layout: Layout, rule: Rule, head_dim: int, group: int) -> None:
         self._layout, self._rule, self._head_dim, self._group = layout, rule, head_dim, group
         self._kept: list[Decision] = []
+        self._n_kept = 0
         self._totals: dict[str, int] = {}
 
     def add(self, decision: Decision) -> None:
         """Count a block of steps, now or with those that follow."""
         self._kept.append(decision)
-        if sum(len(kept.first) for kept in self._kept) >= KEPT_STEPS:
+        self._n_kept += len(decision.first)
+        if self._n_kept >= KEPT_STEPS:
             self._count()
 
     def totals(self) -> dict[str, int]:
@@ -70,7 +72,7 @@ class Counter:
     def _count(self) -> None:
         if not self._kept:
             return
-        joined, self._kept = _join(self._kept), []
+        joined, self._kept, self._n_kept = _join(self._kept), [], 0
         window, n_levels = (joined.first, joined.visible), len(self._layout.levels)
         by_level = joined.key_levels[:, :, None] == np.arange(n_levels, dtype=np.uint8)
         key_channels = by_level.sum(axis=1, dtype=np.int64)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from precalign.block import DIM_MULTIPLE
 from precalign.counts import window_max
 from precalign.decode.codes import all_finite, exponents, to_binary32
 from precalign.decode.output import add_outputs
@@ -14,8 +13,8 @@ from precalign.decode.scores import TILE, scores
 from precalign.decode.softmax import softmax
 from precalign.errors import InputError
 from precalign.live.counter import Decision
+from precalign.live.store import Store
 from precalign.memory import aligned_empty
-from precalign.planes import truncate
 from precalign.profile import DEFAULT_SPLIT_TOKENS
 from precalign.rules.base import KeyView, ValueView
 
@@ -74,56 +73,21 @@ class HeadCache:
         self.layout, self.rule, self.head_dim, self.window, self.name = layout, rule, head_dim, window, name
         self.seq_len = 0
         self._scale, self._split_tokens = scale, split_tokens
+        self._scale32: Any = np.float32(scale)
         self._row_of_level = np.arange(len(layout.levels)) - layout.first_read
-        self._reading = range(layout.first_read, len(layout.levels))
-        self._padded_dim = head_dim + -head_dim % DIM_MULTIPLE
-        self._capacity = 0
-        kind = exponents(np.zeros(1, layout.format.code_dtype), layout.format).dtype
+        self._store = Store(layout, head_dim, FIRST_CAPACITY)
+        kind = self._store.token_maxima.dtype
         self._key_maximum, self._value_maximum = (np.full(head_dim, layout.format.emin, kind) for _ in range(2))
-        self._reserve(FIRST_CAPACITY)
 
     @property
     def keys(self) -> NDArray[Any]:
         """Codes, (seq_len, head_dim)."""
-        return self._keys[: self.seq_len]
+        return self._store.keys[: self.seq_len]
 
     @property
     def values(self) -> NDArray[Any]:
         """Codes, (seq_len, head_dim)."""
-        return self._values[: self.seq_len]
-
-    def _reserve(self, tokens: int) -> None:
-        """Make room for so many tokens; what is there stays."""
-        if tokens <= self._capacity:
-            return
-        n_rows, head_dim, fmt = len(self._reading), self.head_dim, self.layout.format
-        capacity = max(FIRST_CAPACITY, 1 << (tokens - 1).bit_length())
-        exponent_dtype = self._key_maximum.dtype
-        fresh = {
-            "_keys": np.zeros((capacity, head_dim), fmt.code_dtype),
-            "_values": np.zeros((capacity, head_dim), fmt.code_dtype),
-            "_key_exponents": np.zeros((capacity, head_dim), exponent_dtype),
-            "_value_exponents": np.zeros((capacity, head_dim), exponent_dtype),
-            "_token_maxima": np.zeros(capacity, exponent_dtype),
-            "_key_rows": aligned_empty((capacity // TILE, n_rows, head_dim, TILE), np.float32),
-            "_value_rows": aligned_empty((n_rows, capacity, self._padded_dim), np.float32),
-        }
-        for name in ("_key_rows", "_value_rows"):
-            fresh[name][:] = 0
-        held = self._capacity
-        if held:
-            fresh["_key_rows"][: held // TILE] = self._key_rows
-            fresh["_value_rows"][:, :held] = self._value_rows
-            for name in ("_keys", "_values", "_key_exponents", "_value_exponents", "_token_maxima"):
-                fresh[name][:held] = getattr(self, name)
-        self._keys, self._values = fresh["_keys"], fresh["_values"]
-        self._key_exponents, self._value_exponents = fresh["_key_exponents"], fresh["_value_exponents"]
-        self._token_maxima, self._key_rows, self._value_rows = (
-            fresh["_token_maxima"],
-            fresh["_key_rows"],
-            fresh["_value_rows"],
-        )
-        self._capacity = capacity
+        return self._store.values[: self.seq_len]
 
     def append(self, keys: NDArray[Any], values: NDArray[Any]) -> None:
         """Add tokens.
@@ -144,18 +108,14 @@ class HeadCache:
                 f"{self.name}: the model wrote infinities or NaNs into its cache",
                 hint=f"{fmt.name} may be too narrow for this model; try another storage format",
             )
-        self._reserve(end)
-        new = slice(begin, end)
-        self._keys[new], self._values[new] = keys, values
-        self._key_exponents[new] = exponents(keys, fmt)
-        self._value_exponents[new] = value_exponents = exponents(values, fmt)
-        self._token_maxima[new] = value_exponents.max(axis=1)
-        tiles, places = np.divmod(np.arange(begin, end), TILE)
-        for row, level in enumerate(self._reading):
-            self._key_rows[tiles, row, :, places] = to_binary32(truncate(keys, self.layout, level), fmt)
-            self._value_rows[row, new, : self.head_dim] = to_binary32(truncate(values, self.layout, level), fmt)
-        np.maximum(self._key_maximum, self._key_exponents[new].max(axis=0), out=self._key_maximum)
-        np.maximum(self._value_maximum, value_exponents.max(axis=0), out=self._value_maximum)
+        if end > self._store.capacity:
+            grown = Store(self.layout, self.head_dim, 1 << (end - 1).bit_length())
+            grown.take(self._store)
+            self._store = grown
+        store, new = self._store, slice(begin, end)
+        store.write(begin, keys, values)
+        np.maximum(self._key_maximum, store.key_exponents[new].max(axis=0), out=self._key_maximum)
+        np.maximum(self._value_maximum, store.value_exponents[new].max(axis=0), out=self._value_maximum)
         self.seq_len = end
 
     def attend(self, queries: NDArray[Any], record: Callable[[Decision], None]) -> NDArray[np.float32]:
@@ -213,24 +173,23 @@ class HeadCache:
                 layout=layout,
                 queries=values32,
                 query_exponents=exponents(queries, layout.format),
-                key_max_exponents=self._maxima(self._key_maximum, self._key_exponents, *window),
+                key_max_exponents=self._maxima(self._key_maximum, self._store.key_exponents, *window),
                 first=first,
                 visible=visible,
                 scale=self._scale,
             )
         )
         probs = aligned_empty((group, n_steps, -(-seen // TILE) * TILE), np.float32)
-        tiles = self._key_rows[: probs.shape[2] // TILE]
-        place = (*window, 0, np.float32(self._scale), _uniform(key_levels))
-        scores(tiles, self._row_of_level, key_levels, values32, *place, probs)
+        tiles = self._store.key_rows[: probs.shape[2] // TILE]
+        scores(tiles, self._row_of_level, key_levels, values32, *window, 0, self._scale32, _uniform(key_levels), probs)
         raw = probs.copy() if rule.reads_scores else None
         softmax(probs, *window, self._split_tokens)
         view = ValueView(
             layout=layout,
             probs=probs,
-            value_max_exponents=self._maxima(self._value_maximum, self._value_exponents, *window),
-            token_max_exponents=self._token_maxima[:seen],
-            values=self._values[:seen],
+            value_max_exponents=self._maxima(self._value_maximum, self._store.value_exponents, *window),
+            token_max_exponents=self._store.token_maxima[:seen],
+            values=self._store.values[:seen],
             first=first,
             visible=visible,
             split_tokens=self._split_tokens,
@@ -238,9 +197,9 @@ class HeadCache:
         )
         prepass = rule.prepass_tokens(view)
         value_levels = rule.value_levels(view, prepass)
-        out = np.zeros((group, n_steps, self._padded_dim), np.float32)
+        out = np.zeros((group, n_steps, self._store.value_rows.shape[2]), np.float32)
         where = (*window, 0, self._split_tokens, _uniform(value_levels))
-        add_outputs(self._value_rows, self._row_of_level, value_levels, probs, *where, out)
+        add_outputs(self._store.value_rows, self._row_of_level, value_levels, probs, *where, out)
         record(Decision(first, visible, key_levels, value_levels[:, :seen], prepass))
         return out[..., : self.head_dim]
 

@@ -23,7 +23,11 @@ GROUP, TOKENS, DIM = 2, 150, 24
 
 def codes(fmt, shape, seed):
     values = np.random.default_rng(seed).standard_normal(shape).astype(np.float32) * np.float32(2.5)
-    return values.astype(np.float16).view(np.uint16) if fmt == BINARY16 else (values.view(np.uint32) >> 16).astype(np.uint16)
+    return (
+        values.astype(np.float16).view(np.uint16)
+        if fmt == BINARY16
+        else (values.view(np.uint32) >> 16).astype(np.uint16)
+    )
 
 
 def case(fmt):
