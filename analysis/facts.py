@@ -56,7 +56,7 @@ def options_facts(plan: Plan) -> dict[str, Any]:
         "steps": options["steps"],
         "n_steps": sum(len(task.steps) for task in plan.tasks if task.steps is not None),
         "attention": "causal" if options["causal"] else "full",
-        "rules": [str(rule) for rule in plan.rules],
+        "rules": list(plan.rule_names),
         "split_tokens": options["split_tokens"],
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from precalign.analysis.cache_stats import CacheStats, cache_stats, magnitudes
@@ -12,17 +12,22 @@ from precalign.inputs import HeadInputs
 from precalign.profile import merge, profile_head
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     import pyarrow as pa
 
     from precalign.analysis.plan import Plan, Task
     from precalign.analysis.readers import HeadTensors
     from precalign.analysis.readers.conversion import Conversion
+    from precalign.inputs import Steps
+    from precalign.layouts import Layout
     from precalign.profile import HeadProfile
+    from precalign.rules import Rule
 
 BLOCK_PAIRS = 1 << 23
 """(step, token, query head) of a block of steps: up to a second of work, after which an interruption is heard."""
+RULES_AT_ONCE = 8
+"""With so many times more rules a block has so many times fewer steps."""
 MERGE_BLOCKS = 16
 """Blocks held before they are added up; their arrays are as long as the sequence."""
 MEMORY_LIMIT_BYTES = 64 << 20
@@ -116,25 +121,38 @@ def _profiles(
 ) -> list[HeadProfile]:
     assert codes.queries is not None  # noqa: S101 - the caller has looked
     assert task.steps is not None  # noqa: S101
-    steps = task.steps
     inputs = HeadInputs(codes.keys, codes.values, codes.queries, plan.format, task.scale, name)
-    size = max(1, min(256, BLOCK_PAIRS // (len(codes.queries) * len(codes.keys))))
-    held: list[list[HeadProfile]] = [[] for _ in plan.rules]
-    for begin in range(0, len(steps), size):
-        block = steps[begin : begin + size]
-        done = profile_head(
-            inputs,
-            steps=block.queries,
-            first=block.first,
-            visible=block.visible,
-            rules=plan.rules,
-            layout=plan.layout,
-            split_tokens=plan.options.split_tokens,
-            memory_limit_bytes=MEMORY_LIMIT_BYTES,
-        )
+    rules = plan.rules_of(task)
+    held: list[list[HeadProfile]] = [[] for _ in rules]
+    for done in profile_blocks(inputs, task.steps, rules, plan.layout, plan.options.split_tokens, advance):
         for profiles, profile in zip(held, done, strict=True):
             profiles.append(profile)
             if len(profiles) == MERGE_BLOCKS:
                 profiles[:] = [merge(profiles)]
+    merged = (merge(profiles) for profiles in held)
+    return [replace(profile, rule=name) for profile, name in zip(merged, plan.rule_names, strict=True)]
+
+
+def profile_blocks(
+    inputs: HeadInputs,
+    steps: Steps,
+    rules: Sequence[Rule],
+    layout: Layout,
+    split_tokens: int,
+    advance: Callable[[int], None],
+) -> Iterator[list[HeadProfile]]:
+    """Yield the profiles of every rule, block of steps by block, and tell `advance` how many steps are done."""
+    size = max(1, min(256, BLOCK_PAIRS // (len(inputs.queries) * len(inputs.keys) * -(-len(rules) // RULES_AT_ONCE))))
+    for begin in range(0, len(steps), size):
+        block = steps[begin : begin + size]
+        yield profile_head(
+            inputs,
+            steps=block.queries,
+            first=block.first,
+            visible=block.visible,
+            rules=rules,
+            layout=layout,
+            split_tokens=split_tokens,
+            memory_limit_bytes=MEMORY_LIMIT_BYTES,
+        )
         advance(len(block))
-    return [merge(profiles) for profiles in held]

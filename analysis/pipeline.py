@@ -1,17 +1,14 @@
-"""From a dump to a result directory: heads are worked on side by side, written in order, and never all held."""
+"""From a dump to a result directory: heads are worked on side by side and written in order."""
 
 from __future__ import annotations
 
 import json
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from precalign import __version__
 from precalign.analysis.facts import dump_facts, missing, notes, options_facts
 from precalign.analysis.head import HeadResult, analyze_head
+from precalign.analysis.parallel import in_order
 from precalign.analysis.results.directory import check_target, result_directory, writing
 from precalign.analysis.results.schema import REPORT_FILE, SUMMARY_FILE, SUMMARY_SCHEMA
 from precalign.analysis.results.summary import CacheTotals, RuleTotals, WasteTotals
@@ -20,18 +17,13 @@ from precalign.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from concurrent.futures import Future
     from pathlib import Path
 
-    from precalign.analysis.plan import Plan
+    from precalign.analysis.plan import Plan, Task
     from precalign.analysis.readers.conversion import Conversion
 
     Progress = Callable[[int], None]
     Render = Callable[[Path], str]
-
-
-class _Stopped(Exception):  # noqa: N818 - not an error: it unwinds a worker whose result nobody wants
-    """The run was interrupted or another head failed."""
 
 
 def analyze(
@@ -89,35 +81,12 @@ def analyze(
 
 
 def _heads(plan: Plan, tables: TableSet, progress: Progress | None) -> Iterator[HeadResult]:
-    """Yield every head's result in the order of the plan; at most `jobs` + 1 are held."""
-    stop = Event()
+    """Yield every head's result in the order of the plan."""
 
-    def advance(steps: int) -> None:
-        if stop.is_set():
-            raise _Stopped
-        if progress is not None:
-            progress(steps)
+    def work(task: Task, advance: Progress) -> HeadResult:
+        return analyze_head(plan, task, tables.schemas, advance)
 
-    running: deque[Future[HeadResult]] = deque()
-    waiting = iter(plan.tasks)
-    with _pool(plan.options.jobs, stop) as pool:
-        while True:
-            while len(running) <= plan.options.jobs and (task := next(waiting, None)) is not None:
-                running.append(pool.submit(analyze_head, plan, task, tables.schemas, advance))
-            if not running:
-                return
-            yield running.popleft().result()
-
-
-@contextmanager
-def _pool(jobs: int, stop: Event) -> Iterator[ThreadPoolExecutor]:
-    """Threads are enough: the kernels hold no interpreter lock. However the block ends, no worker goes on."""
-    pool = ThreadPoolExecutor(jobs, thread_name_prefix="head")
-    try:
-        yield pool
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
+    return in_order(plan.tasks, plan.options.jobs, work, progress)
 
 
 class _Totals:
@@ -125,7 +94,7 @@ class _Totals:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._rules = [RuleTotals(str(rule)) for rule in plan.rules]
+        self._rules = [RuleTotals(name) for name in plan.rule_names]
         self._waste, self._cache = WasteTotals(), CacheTotals(plan.layout)
         self._skipped: list[dict[str, Any]] = []
         self._conversions: dict[str, Conversion] = {}

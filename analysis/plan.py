@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import TYPE_CHECKING
 
+from precalign.analysis.policies import check_policies, with_policies
 from precalign.analysis.readers.base import printable
 from precalign.analysis.selection import parse_indices, parse_steps, visible_range
 from precalign.errors import InputError, UsageError
@@ -16,8 +17,11 @@ from precalign.profile import DEFAULT_SPLIT_TOKENS
 from precalign.rules import Rule, get_rule
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from precalign.analysis.readers import Dump, LayerInfo
     from precalign.formats import Format
+    from precalign.policy import Policy
 
 DEFAULT_RULES = ("alignedkv",)
 MOST_JOBS = 6
@@ -105,10 +109,13 @@ class Plan:
         Where the factor of the scores comes from.
     layout : Layout
     rules : tuple of Rule
+        Applied to every head.
     layers : tuple of LayerInfo
         Ascending.
     tasks : tuple of Task
         By layer and kv head, ascending: the order of all rows.
+    policies : dict of str to Policy
+        Applied beside the rules, under their names.
     """
 
     dump: Dump
@@ -119,6 +126,17 @@ class Plan:
     rules: tuple[Rule, ...]
     layers: tuple[LayerInfo, ...]
     tasks: tuple[Task, ...]
+    policies: Mapping[str, Policy] = field(default_factory=dict)
+
+    @property
+    def rule_names(self) -> tuple[str, ...]:
+        """What tables call the rules, and then the policies."""
+        return (*map(str, self.rules), *self.policies)
+
+    def rules_of(self, task: Task) -> tuple[Rule, ...]:
+        """Return the rules of one kv head, in the order of `rule_names`."""
+        place = (task.layer.index, task.kv_head)
+        return (*self.rules, *(policy.rule(*place) for policy in self.policies.values()))
 
     @property
     def name(self) -> str:
@@ -131,23 +149,32 @@ class Plan:
         return sum(1 if task.steps is None else len(task.steps) for task in self.tasks)
 
 
-def make_plan(dump: Dump, options: Options) -> Plan:
+def make_plan(dump: Dump, options: Options, policies: Mapping[str, Policy] | None = None) -> Plan:
     """Check every choice against the dump.
+
+    Parameters
+    ----------
+    dump : Dump
+    options : Options
+    policies : mapping of str to Policy, optional
+        Applied beside the rules; they bring the layout and the split with them.
 
     Raises
     ------
     UsageError
         If a choice is not there or not understood.
     InputError
-        If the dump has more queries than tokens where causal attention is asked for, or layers of several formats.
+        If the dump has more queries than tokens where causal attention is asked for, or layers of several formats, or a policy is of
+        another model.
     """
+    policies = {} if policies is None else policies
+    options = with_policies(options, policies)
     rules = tuple({str(rule): rule for rule in map(get_rule, options.rules)}.values())
     by_index = {layer.index: layer for layer in dump.layers}
     chosen = sorted(by_index) if options.layers is None else parse_indices(options.layers, by_index, "layers")
     layers = tuple(by_index[index] for index in chosen)
     _check_batch(layers, options.batch)
     fmt = _format(dump, layers)
-    layout = _layout(fmt, options, rules)
     scales, source = _scales(dump, layers, options)
     tasks = tuple(
         Task(layer, kv_head, scale, steps)
@@ -155,7 +182,9 @@ def make_plan(dump: Dump, options: Options) -> Plan:
         for steps in [_steps(dump, layer, options)]
         for kv_head in _kv_heads(layer, options)
     )
-    return Plan(dump, options, fmt, source, layout, rules, layers, tasks)
+    check_policies(policies, rules, fmt, layers, tasks)
+    layout = _layout(fmt, options, rules)
+    return Plan(dump, options, fmt, source, layout, rules, layers, tasks, policies)
 
 
 def _check_batch(layers: tuple[LayerInfo, ...], batch: int) -> None:

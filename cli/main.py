@@ -43,6 +43,10 @@ COMMANDS = {
     "reveal": Entry("precalign.cli.commands.reveal", "Recover the order in which a sum is taken, by probing it."),
     "discriminate": Entry("precalign.cli.commands.discriminate", "Find the smallest input on which two adders differ."),
     "bounds": Entry("precalign.cli.commands.bounds", "Search for an error above its proven bound."),
+    "tune": Entry(
+        "precalign.cli.commands.tune", "Find the cheapest rule for every head within a tolerance, and verify it."
+    ),
+    "frontier": Entry("precalign.cli.commands.frontier", "Saving against error for all rules over their parameters."),
     "formats": Entry("precalign.cli.commands.formats", "List the number formats, or every value of one."),
     "capture": Entry("precalign.cli.commands.capture", "Write the keys, values and queries of a model as a dump."),
     "eval": Entry("precalign.cli.commands.eval", "Measure what a model loses when a rule reads its cache."),

@@ -1,36 +1,39 @@
-"""Write the tables of docs/results.md from the schemas: `python tests/write_results_docs.py`."""
+"""Write the tables of docs/results.md and docs/commands/frontier.md from the schemas: `python tests/write_results_docs.py`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from precalign.analysis.frontier.schema import COLUMNS
 from precalign.analysis.results.schema import TABLES
 
-PAGE = Path(__file__).resolve().parent.parent / "docs/results.md"
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGES = {DOCS / "results.md": TABLES, DOCS / "commands/frontier.md": {"frontier": COLUMNS}}
 MARK = "<!-- columns of {} -->"
 
 
-def columns(name):
-    """Return the markdown table of one result table's columns."""
+def columns(held):
+    """Return the markdown table of a table's columns."""
     rows = [
         f"| `{c.name.replace('{level}', 'N')}` | {c.type} | "
         f"{c.unit} | {c.description.replace('{level}', 'N').replace('|', '&#124;')} |"
-        for c in TABLES[name]
+        for c in held
     ]
     return "\n".join(["| column | type | unit | meaning |", "|---|---|---|---|", *rows]).replace(
         "list<element: int64>", "list of int64"
     )
 
 
-def with_columns(text):
+def with_columns(text, tables):
     """Return the page with the table after each mark replaced."""
-    for name in TABLES:
+    for name, held in tables.items():
         mark = MARK.format(name)
         head, tail = text.split(mark)
         rest = tail.split("\n\n", 2)[2] if tail.startswith("\n\n|") else tail.lstrip("\n")
-        text = f"{head}{mark}\n\n{columns(name)}\n\n{rest}"
+        text = f"{head}{mark}\n\n{columns(held)}\n\n{rest}"
     return text
 
 
 if __name__ == "__main__":
-    PAGE.write_text(with_columns(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for page, tables in PAGES.items():
+        page.write_text(with_columns(page.read_text(encoding="utf-8"), tables), encoding="utf-8")

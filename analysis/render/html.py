@@ -17,6 +17,19 @@ if TYPE_CHECKING:
 def render(result: Result) -> str:
     """Return the page. Everything that comes from a dump is escaped; the page loads nothing and runs only its own scripts."""
     summary = result.summary
+    return page(
+        "report.html.j2",
+        _plots(result),
+        summary=summary,
+        title=words.title(summary),
+        rules=[_rule_section(summary, rule) for rule in summary["rules"]] if summary["waste"] else [],
+        sentence_without_queries=words.sentence_without_queries,
+        full_bits=words.summary_bits(summary),
+    )
+
+
+def page(template: str, data: object, **values: Any) -> str:  # noqa: ANN401 - whatever the template shows
+    """Return a self-contained page: a template with its values, and data that its scripts may read as JSON."""
     environment = Environment(
         loader=PackageLoader("precalign.analysis.render"),
         autoescape=True,
@@ -25,16 +38,9 @@ def render(result: Result) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"bits": words.bits, "percent": words.percent, "error": words.error, "size": words.size}
-    page: str = environment.get_template("report.html.j2").render(
-        summary=summary,
-        title=words.title(summary),
-        rules=[_rule_section(summary, rule) for rule in summary["rules"]] if summary["waste"] else [],
-        sentence_without_queries=words.sentence_without_queries,
-        full_bits=words.summary_bits(summary),
-        data=_script_json(_plots(result)),
-        plotly=_plotly(),
-    )
-    return page
+    environment.filters["times"] = words.times
+    text: str = environment.get_template(template).render(data=_script_json(data), plotly=_plotly(), **values)
+    return text
 
 
 def _rule_section(summary: dict[str, Any], rule: dict[str, Any]) -> dict[str, Any]:

@@ -10,14 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from precalign.analysis.results.schema import REPORT_FILE, SUMMARY_FILE, TABLES
+from precalign.analysis.frontier.schema import FRONTIER_FILE, FRONTIER_PAGE, FRONTIER_SCHEMA
+from precalign.analysis.results.schema import REPORT_FILE, SUMMARY_FILE, SUMMARY_SCHEMA, TABLES
 from precalign.errors import OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FILES = {SUMMARY_FILE, REPORT_FILE, *(f"{table}.parquet" for table in TABLES)}
+FILES = {SUMMARY_FILE, REPORT_FILE, *(f"{table}.parquet" for table in TABLES), FRONTIER_FILE, FRONTIER_PAGE}
 """Everything that a result directory holds; a directory with anything else in it is never replaced."""
+KINDS = tuple(schema.rpartition("/")[0] for schema in (SUMMARY_SCHEMA, FRONTIER_SCHEMA))
+"""Kinds of result directories: `schema` in their summary.json without its version."""
 
 
 @contextmanager
@@ -66,7 +69,7 @@ def _is_result(path: Path) -> bool:
         summary = json.loads((path / SUMMARY_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(summary, dict) and str(summary.get("schema")).startswith("precalign.summary/")
+    return isinstance(summary, dict) and str(summary.get("schema")).rpartition("/")[0] in KINDS
 
 
 @contextmanager

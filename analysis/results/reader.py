@@ -77,20 +77,41 @@ def open_result(path: Path) -> Result:
     InputError
         If it is not one, or is of a version that this one cannot read.
     """
+    return Result(path, read_summary(path, SUMMARY_SCHEMA, "precalign analyze DUMP -o DIR"))
+
+
+def read_summary(path: Path, schema: str, made_by: str) -> dict[str, Any]:
+    """Return the summary.json of a directory, which must be of that schema.
+
+    Raises
+    ------
+    InputError
+        If there is none, it cannot be read, or it is of another schema; the hint says which command makes one.
+    """
+    summary = any_summary(path, made_by)
+    if summary.get("schema") != schema:
+        raise InputError(
+            f"{path / SUMMARY_FILE}: expected the form {schema!r}, got {summary.get('schema')!r}",
+            hint=f"it was written by another version or another command; make one with `{made_by}`",
+        )
+    return summary
+
+
+def any_summary(path: Path, made_by: str) -> dict[str, Any]:
+    """Return the summary.json of a directory, whatever its schema.
+
+    Raises
+    ------
+    InputError
+        If there is none, or it cannot be read.
+    """
     summary_path = path / SUMMARY_FILE
     try:
         summary = json.loads(summary_path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(
-            f"{path}: is not a result directory: it has no {SUMMARY_FILE}",
-            hint="make one with `precalign analyze DUMP -o DIR`",
+            f"{path}: is not a result directory: it has no {SUMMARY_FILE}", hint=f"make one with `{made_by}`"
         ) from None
     except (OSError, ValueError) as error:
         raise InputError(f"{summary_path}: cannot be read: {error}") from error
-    form = summary.get("schema") if isinstance(summary, dict) else None
-    if form != SUMMARY_SCHEMA:
-        raise InputError(
-            f"{summary_path}: expected the form {SUMMARY_SCHEMA!r}, got {form!r}",
-            hint="it was written by another version of precalign; analyze the dump again",
-        )
-    return Result(path, summary)
+    return summary if isinstance(summary, dict) else {}

@@ -30,7 +30,14 @@ if TYPE_CHECKING:
     "rules",
     multiple=True,
     metavar="NAME[:PARAM=VALUE,..]",
-    help="Rule to apply; may be given several times.  [default: alignedkv]",
+    help="Rule to apply; may be given several times.  [default: alignedkv, or the policies alone]",
+)
+@click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Policy of `precalign tune` to apply, shown under its file's name; may be given several times.",
 )
 @dump_options
 @click.option("--batch", type=click.IntRange(min=0), default=0, show_default=True, help="Which sequence of the dump.")
@@ -53,14 +60,17 @@ def command(*, dump: Path, output: Path, overwrite: bool, as_json: bool, no_repo
       precalign analyze dump.safetensors -o out/
       precalign analyze dump.safetensors -o out/ --layers 1-5 --steps every:16
       precalign analyze dump.safetensors -o out/ --rule alignedkv --rule aligned-max:guard_bits=1
+      precalign analyze dump.safetensors -o out/ --rule alignedkv --policy policy.json
     """
     from precalign.analysis.pipeline import analyze
     from precalign.analysis.plan import make_plan
+    from precalign.analysis.policies import read_policies
     from precalign.analysis.results.directory import check_target
 
     check_target(output, overwrite=overwrite)
+    policies = read_policies(chosen["policies"])
     with open_from(dump, chosen) as opened:
-        plan = make_plan(opened, _options(chosen))
+        plan = make_plan(opened, _options(chosen), policies)
         with progress("Analysing", plan.n_steps, "steps") as advance:
             summary = analyze(plan, output, overwrite=overwrite, progress=advance, render=None if no_report else _page)
     if as_json:
@@ -78,7 +88,7 @@ def _options(chosen: dict[str, Any]) -> Options:
         steps=chosen["steps"],
         causal=not chosen["full"],
         layout=chosen["layout"],
-        rules=chosen["rules"] or DEFAULT_RULES,
+        rules=chosen["rules"] or (() if chosen["policies"] else DEFAULT_RULES),
         scale=chosen["scale"],
         batch=chosen["batch"],
         jobs=chosen["jobs"] or default_jobs(),

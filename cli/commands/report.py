@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 
-from precalign.errors import OutputError
+from precalign.cli.output import write_whole
 
 
 @click.command("report")
@@ -25,10 +24,10 @@ from precalign.errors import OutputError
     "--output",
     type=click.Path(path_type=Path),
     default=None,
-    help="File to write.  [default: DIRECTORY/report.html for html, else the terminal]",
+    help="File to write.  [default: for html the page in DIRECTORY, else the terminal]",
 )
 def command(*, directory: Path, form: str, output: Path | None) -> None:
-    """Render a result directory again, without computing anything.
+    """Render the result directory of analyze or frontier again, without computing anything.
 
     \b
     Examples:
@@ -36,42 +35,17 @@ def command(*, directory: Path, form: str, output: Path | None) -> None:
       precalign report out/ --format md
       precalign report out/ --format html -o report.html
     """
-    from precalign.analysis.render import render
-    from precalign.analysis.results.reader import open_result
+    from precalign.analysis.render.registry import page_name, render, show
     from precalign.cli.output import console
 
     if form == "terminal" and output is None:
-        from precalign.analysis.render.terminal import show
-
-        show(open_result(directory), console())
+        show(directory, console())
         return
     text = render(directory, form)
     if form == "html" and output is None:
-        output = directory / "report.html"
+        output = directory / page_name(directory)
     if output is None:
         click.echo(text, nl=False)
         return
     write_whole(output, text)
     click.echo(f"Wrote {output}")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be written.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        try:
-            part.write_text(text, encoding="utf-8")
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written: {error.strerror or error}",
-            hint="does the folder exist, and may you write there?",
-        ) from error

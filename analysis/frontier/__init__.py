@@ -1,0 +1,1 @@
+"""Saving against error for all rules over their parameters."""

@@ -1,0 +1,1 @@
+"""Policies from data: calibrated on some decode steps, verified on others."""
