@@ -73,24 +73,19 @@ class Contender:
     """Decodes `DECODED` tokens at each call; the prompt is read beforehand."""
 
     def __init__(self, loaded: LoadedModel, name: str, n_tokens: int) -> None:
-        from transformers import AutoModelForCausalLM, DynamicCache
-
         from precalign.analysis.models.cache import AlignedCache
+        from precalign.analysis.models.loading import stock_copy
 
         rule = name.removeprefix("emulated, ")
-        self.model, self.cache = loaded.model, None
-        if name == STOCK:
-            self.model = AutoModelForCausalLM.from_pretrained(
-                loaded.path, dtype=loaded.model.dtype, local_files_only=True, attn_implementation="sdpa"
-            ).eval()
-            self.cache = DynamicCache(config=self.model.config)
-        else:
-            self.cache = AlignedCache(loaded.model, rule, storage_format=loaded.format)
+        self.model: Any = stock_copy(loaded) if name == STOCK else loaded.model
+        # Without a cache the model makes its own and hands it out.
+        self.cache: Any = None if name == STOCK else AlignedCache(loaded.model, rule, storage_format=loaded.format)
         self.token = _prompt(loaded, n_tokens)
         self._step()
 
     def _step(self) -> Any:  # noqa: ANN401 - a torch.Tensor
-        logits = self.model(self.token, past_key_values=self.cache).logits[:, -1:]
+        answer = self.model(self.token, past_key_values=self.cache, use_cache=True)
+        self.cache, logits = answer.past_key_values, answer.logits[:, -1:]
         self.token = logits.argmax(dim=-1)
         return logits
 

@@ -8,11 +8,12 @@ import torch
 from transformers import DynamicCache
 
 from precalign.analysis.models.attention import Call, mark, register
+from precalign.analysis.models.engines import check_engine, layer_cache
 from precalign.analysis.models.storage import codes, round_to, storage_format
 from precalign.errors import UnavailableError
 from precalign.layouts import default_layout, parse_layout
 from precalign.live.counter import add_counts
-from precalign.live.layer import LayerRules, layer_cache
+from precalign.live.layer import LayerRules
 from precalign.profile import DEFAULT_SPLIT_TOKENS
 from precalign.rules import get_rule
 
@@ -75,6 +76,7 @@ class AlignedCache(DynamicCache):  # type: ignore[misc] # transformers has no ty
         record: bool = False,
         max_tokens: int | None = None,
     ) -> None:
+        check_engine(engine)
         super().__init__(config=model.config)
         attach(model)
         self.format = _format(model, policy, storage_format)
@@ -84,6 +86,8 @@ class AlignedCache(DynamicCache):  # type: ignore[misc] # transformers has no ty
             self._layout, self._split_tokens = policy.layout, policy.split_tokens
         else:
             skip = self._rule is not None and self._rule.needs_skip
+            if layout is None and engine != "emulated":
+                layout = "8|4|4" + "+skip" * skip
             self._layout = (
                 default_layout(self.format, skip=skip) if layout is None else parse_layout(layout, self.format)
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +40,9 @@ def harness_model(
     """
     if find_spec("lm_eval") is None:
         raise UnavailableError("lm-evaluation-harness is not installed", hint="pip install lm-eval")
-    from lm_eval.models.huggingface import HFLM
+    base: Any = import_module("lm_eval.models.huggingface").HFLM
 
-    class Aligned(HFLM):  # type: ignore[misc] # lm_eval has no types here
+    class Aligned(base):  # type: ignore[misc] # lm_eval has no types here
         """Scores with a fresh cache at each call."""
 
         def _model_call(self, inps: Any, *_args: Any, **_kwargs: Any) -> Any:

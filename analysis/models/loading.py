@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -91,6 +92,13 @@ def load_model(path: Path, *, compute: str = "fp32", dtype: str | None = None) -
     model.eval()
     attach(model)
     return LoadedModel(path, model, _tokenizer(path), _storage(config, compute, dtype))
+
+
+def stock_copy(loaded: LoadedModel) -> Any:
+    """Return a copy of the model that attends by transformers' own implementation."""
+    model = copy.deepcopy(loaded.model)
+    model.set_attn_implementation("sdpa")
+    return model
 
 
 def _quiet() -> None:

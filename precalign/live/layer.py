@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from precalign.errors import UnavailableError
 from precalign.live.counter import Counter
 from precalign.live.head import HeadCache
 
@@ -20,8 +18,6 @@ if TYPE_CHECKING:
 
     from precalign.layouts import Layout
     from precalign.rules import Rule
-
-ENGINES = ("emulated", "cpu", "gpu")
 
 
 @dataclass(frozen=True)
@@ -79,39 +75,6 @@ class LayerCache(Protocol):
 
     def totals(self) -> list[dict[str, int]]:
         """Return what each kv head has read, over the batch."""
-
-
-def layer_cache(engine: str, shape: LayerShape, rules: LayerRules, batch_size: int, max_tokens: int) -> LayerCache:
-    """Return an empty cache of a layer.
-
-    Parameters
-    ----------
-    engine : str
-        One of `ENGINES`.
-    shape : LayerShape
-    rules : LayerRules
-    batch_size : int
-    max_tokens : int
-        Capacity of a sequence where kernels need one beforehand; the emulation grows.
-
-    Raises
-    ------
-    UnavailableError
-        If this installation has no such engine, or the engine does not know the rule or the layout.
-    """
-    if engine == "emulated":
-        return EmulatedLayer(shape, rules, batch_size)
-    name = {"cpu": "precalign.cpu.layer", "gpu": "precalign.gpu.layer"}.get(engine)
-    if name is None:
-        raise UnavailableError(f"there is no engine {engine!r}", hint="engines: " + ", ".join(ENGINES))
-    try:
-        module = importlib.import_module(name)
-    except ImportError as error:
-        raise UnavailableError(
-            f"the engine {engine} is not part of this installation", hint="--engine emulated runs anywhere"
-        ) from error
-    cache: LayerCache = module.PlaneLayer(shape, rules, batch_size, max_tokens)
-    return cache
 
 
 class EmulatedLayer:

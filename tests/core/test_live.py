@@ -10,10 +10,11 @@ from precalign.counts import window_max
 from precalign.errors import InputError
 from precalign.formats import BFLOAT16, BINARY16
 from precalign.inputs import HeadInputs, Steps
-from precalign.layouts import default_layout
+from precalign.layouts import default_layout, parse_layout
 from precalign.live.counter import Counter
 from precalign.live.head import HeadCache
-from precalign.live.layer import EmulatedLayer, LayerRules, LayerShape, layer_cache
+from precalign.live.layer import EmulatedLayer, LayerRules, LayerShape
+from precalign.live.planes import PlaneLayer
 from precalign.profile import profile_head
 from precalign.rules import get_rule
 
@@ -96,6 +97,26 @@ def test_all_positions_at_once_equal_the_profile(text):
     assert np.array_equal(layer.codes()[0], twice[0])
 
 
+def test_the_cpu_kernels_are_the_emulation():
+    """The same outputs to the bit and the same counts, a prompt and then token by token."""
+    CpuPlaneCache = pytest.importorskip("precalign.cpu", reason="needs the CPU kernels").CpuPlaneCache
+    rule, layout = get_rule("alignedkv"), parse_layout("8|4|4", BINARY16)
+    shape, rules = LayerShape(0, 4, 2, 32, 0.2), LayerRules(layout, 256, (rule, rule))
+    planes = CpuPlaneCache(
+        rules.rules, head_dim=32, n_kv_heads=2, group=2, batch_size=2, max_tokens=128, scale=0.2, threads=1
+    )
+    layers = EmulatedLayer(shape, rules, 2), PlaneLayer(shape, rules, planes)
+    keys, values = (codes(BINARY16, (2, 2, 100, 32), seed) for seed in (11, 12))
+    queries = codes(BINARY16, (2, 4, 100, 32), 13)
+    for begin, end in [(0, 90), *((t, t + 1) for t in range(90, 100))]:
+        outs = []
+        for layer in layers:
+            layer.append(keys[:, :, begin:end], values[:, :, begin:end])
+            outs.append(layer.attend(queries[:, :, end - 1 : end]))
+        assert np.array_equal(outs[0].view(np.uint32), outs[1].view(np.uint32)), end
+    assert layers[0].totals() == layers[1].totals()
+
+
 def test_a_cache_grows_past_its_first_capacity():
     layout, rule = default_layout(BINARY16), get_rule("alignedkv")
     keys, values, query = codes(BINARY16, (1100, 16), 5), codes(BINARY16, (1100, 16), 6), codes(BINARY16, (1, 1, 16), 7)
@@ -113,11 +134,3 @@ def test_infinities_are_refused():
     bad = np.full((1, 16), 0x7C00, np.uint16)
     with pytest.raises(InputError, match="layer 3, kv head 1"):
         cache.append(bad, bad)
-
-
-def test_an_unknown_engine_is_refused_with_the_list():
-    from precalign.errors import UnavailableError
-
-    shape = LayerShape(0, 1, 1, 16, 1.0)
-    with pytest.raises(UnavailableError, match="no engine 'tpu'"):
-        layer_cache("tpu", shape, LayerRules(default_layout(BINARY16), 256, (get_rule("full"),)), 1, 64)

@@ -9,7 +9,13 @@ torch.set_num_threads(1)  # several test processes share the cores; torch's thre
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
-COMMON = {"vocab_size": 97, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 256}
+COMMON = {
+    "vocab_size": 97,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 256,
+}
 GROUPED = COMMON | {"intermediate_size": 96, "num_key_value_heads": 2}
 
 CONFIGS = {

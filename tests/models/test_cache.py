@@ -42,7 +42,8 @@ class Witness(precalign.AlignedCache):
     def attend(self, call):
         answered = super().attend(call)
         q, k, v = (
-            torch.from_numpy(codes(t, self.format).view(np.float16).astype(np.float64)) for t in (call.query, call.key, call.value)
+            torch.from_numpy(codes(t, self.format).view(np.float16).astype(np.float64))
+            for t in (call.query, call.key, call.value)
         )
         k, v = (t.repeat_interleave(call.shape.group, dim=1) for t in (k, v))
         n, seen = q.shape[2], k.shape[2]
@@ -87,7 +88,9 @@ def test_without_a_rule_the_stock_model_answers_bit_for_bit(dtype):
 def test_generate_takes_the_cache(name):
     model, ids = small_models.build(name), small_models.token_ids(24)
     cache = precalign.AlignedCache(model, "alignedkv", storage_format=BINARY16)
-    out = model.generate(ids, past_key_values=cache, max_new_tokens=12, min_new_tokens=12, do_sample=False, pad_token_id=0)
+    out = model.generate(
+        ids, past_key_values=cache, max_new_tokens=12, min_new_tokens=12, do_sample=False, pad_token_id=0
+    )
     assert out.shape == (1, 36)
     heads = cache.head_totals()
     assert {totals["steps"] for totals in heads.values()} == {11}  # the first new token comes from the prompt
@@ -112,7 +115,9 @@ def test_an_analysis_counts_what_the_live_cache_counted(name, rule, fmt, every_q
         path = dump_with_torch(cache, tmp_path)
     else:
         path = tmp_path / "live.safetensors"
-        tensors = {f"layers.{i}.{role}": c.view(np.float16) for i, held in cache.recorded().items() for role, c in held.items()}
+        tensors = {
+            f"layers.{i}.{role}": c.view(np.float16) for i, held in cache.recorded().items() for role, c in held.items()
+        }
         save_file(tensors, path, metadata(cache))
     with open_dump(path) as dump:
         summary = analyze(make_plan(dump, Options(rules=(rule,))), tmp_path / "out")
@@ -143,7 +148,12 @@ def dump_with_torch(cache, folder):
 
 def test_a_policy_gives_every_head_its_rule():
     model, ids = small_models.build("llama"), small_models.token_ids(70)
-    heads = [(0, 0, "full"), (0, 1, "static:key_bits=8,value_bits=8"), (1, 0, "alignedkv"), (1, 1, "static:key_bits=12,value_bits=8")]
+    heads = [
+        (0, 0, "full"),
+        (0, 1, "static:key_bits=8,value_bits=8"),
+        (1, 0, "alignedkv"),
+        (1, 1, "static:key_bits=12,value_bits=8"),
+    ]
     data = {
         "schema": "precalign.policy/1", "format": "binary16", "layout": "8|4|4", "split_tokens": 256,
         "heads": [{"layer": layer, "kv_head": head, "rule": rule} for layer, head, rule in heads],
@@ -207,6 +217,8 @@ def test_capped_scores_are_refused():
 def test_a_model_with_attention_of_its_own_is_refused():
     import transformers
 
-    model = transformers.AutoModelForCausalLM.from_config(transformers.BloomConfig(vocab_size=97, hidden_size=64, n_layer=1, n_head=4))
+    model = transformers.AutoModelForCausalLM.from_config(
+        transformers.BloomConfig(vocab_size=97, hidden_size=64, n_layer=1, n_head=4)
+    )
     with pytest.raises(UnavailableError, match="BloomForCausalLM"):
         precalign.AlignedCache(model, "full", storage_format=BINARY16)
