@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 import transformers
 
-torch.set_num_threads(1)  # several test processes share the cores; torch's threads would wait for each other
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
