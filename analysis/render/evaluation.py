@@ -13,11 +13,12 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     "rule",
-    "key bits",
-    "value bits",
+    "bits k / v",
     "bytes saved",
-    "perplexity change (95 %)",
-    "same next token (95 %)",
+    "perplexity",
+    "95 %",
+    "same token",
+    "95 %",
     "KL mean",
     "KL p99",
     "KL worst",
@@ -30,11 +31,10 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, ...]]:
     return [
         (
             rule["rule"],
-            f"{rule['totals']['key_bits_mean']:.2f}",
-            f"{rule['totals']['value_bits_mean']:.2f}",
-            words.percent(rule["totals"]["bytes_saving"]),
-            _change(rule["perplexity_change"]),
-            _share(rule["agreement"]),
+            f"{rule['totals']['key_bits_mean']:.2f} / {rule['totals']['value_bits_mean']:.2f}",
+            _saved(rule["totals"]["bytes_saving"]),
+            *_change(rule["perplexity_change"]),
+            *_share(rule["agreement"]),
             *(f"{rule['kl'][name]:.1e}" for name in ("mean", "p99", "worst")),
             divergence(rule["diverged_at"], summary["generated"]),
         )
@@ -53,13 +53,11 @@ def headline(summary: dict[str, Any]) -> str:
 
 
 def divergence(at: list[int | None], generated: int) -> str:
-    """Say after how many tokens greedy text differs: "12, 40, never in 64"."""
+    """Say after how many tokens greedy text differs first, and in how many prompts: "12 (2 of 4)", "never in 64"."""
     if not at:
         return "–"
-    found = sorted(token for token in at if token is not None)
-    never = sum(token is None for token in at)
-    texts = [str(token) for token in found]
-    return ", ".join(texts + [f"{never} × never in {generated}"] * bool(never))
+    found = [token for token in at if token is not None]
+    return f"{min(found)} ({len(found)} of {len(at)})" if found else f"never in {generated}"
 
 
 def show(summary: dict[str, Any], out: Console) -> None:
@@ -71,7 +69,8 @@ def show(summary: dict[str, Any], out: Console) -> None:
     out.print(escape(headline(summary)))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in COLUMNS:
-        table.add_column(name, justify="left" if name == "rule" else "right")
+        first = name == "rule"
+        table.add_column(name, justify="left" if first else "right", no_wrap=not first, overflow="fold")
     for cells in rows(summary):
         table.add_row(*map(escape, cells))
     out.print(table)
@@ -96,16 +95,24 @@ def page(summary: dict[str, Any]) -> str:
     return text
 
 
-def _change(estimate: dict[str, float | None]) -> str:
-    mean = 100 * (estimate["mean"] or 0.0)
-    if estimate["low"] is None or estimate["high"] is None:
-        return f"{mean:+.4f} %"
-    return f"{mean:+.4f} % ({100 * estimate['low']:+.4f} to {100 * estimate['high']:+.4f})"
+def _change(estimate: dict[str, float | None]) -> tuple[str, str]:
+    mean, low, high = (_signed(estimate[name]) for name in ("mean", "low", "high"))
+    return f"{mean} %", "–" if estimate["low"] is None else f"{low} to {high}"
 
 
-def _share(estimate: dict[str, float | None]) -> str:
-    low, high = estimate["low"] or 0.0, estimate["high"] or 0.0
-    return f"{100 * (estimate['mean'] or 0.0):.2f} % ({100 * low:.2f} to {100 * high:.2f})"
+def _share(estimate: dict[str, float | None]) -> tuple[str, str]:
+    mean, low, high = (100 * (estimate[name] or 0.0) for name in ("mean", "low", "high"))
+    return f"{mean:.2f} %", f"{low:.2f} to {high:.2f}"
+
+
+def _saved(share: float) -> str:
+    return words.percent(share if abs(share) >= 5e-4 else 0.0)
+
+
+def _signed(share: float | None) -> str:
+    """+0.0012, in percent; what rounds to zero has no sign."""
+    text = f"{100 * (share or 0.0):+.4f}".replace("-", "−")
+    return "0.0000" if text[1:] == "0.0000" else text
 
 
 def _bar(rule: dict[str, Any], rules: list[dict[str, Any]]) -> dict[str, Any]:
@@ -123,5 +130,5 @@ def _bar(rule: dict[str, Any], rules: list[dict[str, Any]]) -> dict[str, Any]:
         "width": max(0.5, 100 * (high - low) / width),
         "mean": 100 * (change["mean"] - least) / width,
         "zero": 100 * (0.0 - least) / width,
-        "text": _change(change),
+        "text": "{} ({})".format(*_change(change)),
     }
