@@ -22,7 +22,10 @@ def dump_facts(plan: Plan) -> dict[str, Any]:
     """Return the object `dump`."""
     dump = plan.dump
     scales = {(task.layer.index, task.kv_head): task.scale for task in plan.tasks}
-    layers = [{"layer": layer.index} | {name: getattr(layer, name) for name in SHAPE} for layer in plan.layers]
+    layers = [
+        {"layer": layer.index, "window": dump.window_of(layer)} | {name: getattr(layer, name) for name in SHAPE}
+        for layer in plan.layers
+    ]
     return {
         "name": plan.name,
         "reader": dump.reader,
@@ -32,7 +35,7 @@ def dump_facts(plan: Plan) -> dict[str, Any]:
         "scaled_cache": any(layer.key_scales or layer.value_scales for layer in plan.layers),
         "scale": _common(scales.values()),
         "scale_source": plan.scale_source,
-        "window": dump.sliding_window,
+        "window": _common(dump.window_of(layer) for layer in plan.layers),
         "batch_size": _common(layer.batch_size for layer in plan.layers),
         "batch": plan.options.batch,
         "n_layers": len(layers),

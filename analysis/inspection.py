@@ -82,7 +82,8 @@ class Inspection:
         dump = self._dump
         scale, source = dump.scale
         stored = sum(layer.stored_bytes for layer in dump.layers)
-        window = "" if dump.sliding_window is None else f", sliding window {dump.sliding_window}"
+        windows = sorted({w for layer in dump.layers if (w := dump.window_of(layer)) is not None})
+        window = f", sliding window {' and '.join(map(str, windows))}" if windows else ""
         return f"{dump.reader}, {self.n_layers} layers, {stored / 1e6:.1f} MB; scale {scale:g} ({source}){window}"
 
     def layers(self, *, stats: bool) -> Iterator[LayerFacts]:
@@ -141,6 +142,7 @@ class Inspection:
             "scale": scale,
             "scale_source": source,
             "sliding_window": dump.sliding_window,
+            "sliding_windows": [dump.window_of(layer) for layer in dump.layers],
             "metadata": {printable(key): printable(value) for key, value in dump.metadata.items()},
             "layers": [held.to_json() for held in layers],
             "verdict": self.verdict(layers),

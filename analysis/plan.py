@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from math import isfinite, sqrt
+from math import isfinite
 from typing import TYPE_CHECKING
 
 from precalign.analysis.policies import check_policies, with_policies
@@ -209,10 +209,8 @@ def _scales(dump: Dump, layers: tuple[LayerInfo, ...], options: Options) -> tupl
         if not (isfinite(options.scale) and options.scale > 0):
             raise UsageError(f"--scale {options.scale}: must be a positive number")
         return [options.scale] * len(layers), "--scale"
-    stated, source = dump.scale
-    if "scale" in dump.metadata:
-        return [stated] * len(layers), source
-    return [1 / sqrt(layer.head_dim) for layer in layers], source
+    found = [dump.scale_of(layer) for layer in layers]
+    return [scale for scale, _ in found], found[0][1]
 
 
 def _layout(fmt: Format, options: Options, rules: tuple[Rule, ...]) -> Layout:
@@ -239,6 +237,6 @@ def _steps(dump: Dump, layer: LayerInfo, options: Options) -> Steps | None:
         )
     queries = parse_steps(options.steps, layer.n_queries)
     first, visible = visible_range(
-        queries, layer.n_queries, layer.seq_len, causal=options.causal, window=dump.sliding_window
+        queries, layer.n_queries, layer.seq_len, causal=options.causal, window=dump.window_of(layer)
     )
     return Steps(queries, first, visible)

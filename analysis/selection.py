@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 STEPS_HINT = "--steps takes all, last, every:N or A:B (B is not part of it; negative counts from the end)"
 
 
-def parse_indices(text: str, available: Collection[int], what: str) -> list[int]:
+def parse_indices(text: str, available: Collection[int], what: str, holder: str = "the dump") -> list[int]:
     """Read "0,2,4-6" as indices, each one of `available`.
 
     Parameters
@@ -26,6 +26,8 @@ def parse_indices(text: str, available: Collection[int], what: str) -> list[int]
     available : collection of int
     what : str
         "layers" or "heads", for the message.
+    holder : str
+        What has them, for the message.
 
     Returns
     -------
@@ -37,7 +39,7 @@ def parse_indices(text: str, available: Collection[int], what: str) -> list[int]
     UsageError
         If the text is not such a list, or an index is not there.
     """
-    there = f"the dump has {what} {_ranges(sorted(available))}"
+    there = f"{holder} has {what} {_ranges(sorted(available))}"
     chosen: set[int] = set()
     for part in text.split(","):
         found = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part)

@@ -62,6 +62,9 @@ COMMANDS = {
         "Give the tightest sound tolerance for a test of a kernel against a reference.",
     ),
     "formats": Entry("precalign.cli.commands.formats", "List the number formats, or every value of one."),
+    "capture": Entry("precalign.cli.commands.capture", "Write the keys, values and queries of a model as a dump."),
+    "eval": Entry("precalign.cli.commands.eval", "Measure what a model loses when a rule reads its cache."),
+    "demo": Entry("precalign.cli.commands.demo", "Go the whole way on what ships: a dump, or a model and its text."),
     "bench": Entry("precalign.cli.commands.bench", "Time precalign against its peers, results checked first."),
 }
 

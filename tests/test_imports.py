@@ -11,7 +11,7 @@ from conftest import ROOT
 
 # A layer may import those to its right in cli -> analysis -> gpu -> precalign, never those to its left.
 LAYERS = {"precalign": 0, "gpu": 1, "analysis": 2, "cli": 3}
-HEAVY = ("numba", "torch", "cupy", "pyarrow", "plotly", "scipy", "numpy", "rich")
+HEAVY = ("numba", "torch", "transformers", "cupy", "pyarrow", "plotly", "scipy", "numpy", "rich")
 
 
 def imported_modules(path):
@@ -43,13 +43,17 @@ def test_core_does_no_input_or_output():
         assert not used & {"click", "rich", "pyarrow", "plotly", "safetensors", "jinja2", "pathlib"}, path
 
 
-@pytest.mark.parametrize("module", ["cupy", "torch"])
+@pytest.mark.parametrize("module", ["cupy", "torch", "transformers"])
 def test_frameworks_are_imported_in_one_place(module):
-    """CuPy in one file, torch in the files named as its adapters."""
+    """CuPy in one file, torch in the files named as its adapters, transformers in analysis/models."""
     users = [
         p for f in LAYERS for p in (ROOT / f).rglob("*.py") if module in {m.split(".")[0] for m in imported_modules(p)}
     ]
-    allowed = {"cupy": ("device.py",), "torch": ("torch_adapter.py", "torch_file.py", "benchmarks")}[module]
+    allowed = {
+        "cupy": ("device.py",),
+        "torch": ("torch_adapter.py", "torch_file.py", "benchmarks", "models"),
+        "transformers": ("models",),
+    }[module]
     for path in users:
         assert path.name in allowed or path.parent.name in allowed, f"{path} imports {module}"
 

@@ -13,5 +13,6 @@ BENCHMARKS: dict[str, str] = {
     "codecs": "precalign.analysis.benchmarks.codecs",
     "gpu": "precalign.analysis.benchmarks.gpu",
     "memory": "precalign.analysis.benchmarks.memory",
+    "model": "precalign.analysis.benchmarks.model",
     "numerics": "precalign.analysis.benchmarks.numerics",
 }

@@ -29,12 +29,15 @@ class Options:
         Rounds; each round runs every contender once.
     dump : Path or None
         A dump to use instead of the benchmark's own, where it uses one.
+    model : Path or None
+        A model directory to use instead of the one that ships, where the benchmark uses one.
     """
 
     small: bool = False
     threads: int = os.cpu_count() or 1
     repeats: int = 7
     dump: Path | None = None
+    model: Path | None = None
 
 
 @dataclass(frozen=True)

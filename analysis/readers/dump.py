@@ -148,16 +148,20 @@ class Dump:
 
     @property
     def scale(self) -> tuple[float, str]:
-        """Factor of the scores, and where it comes from.
+        """Factor of the scores of the first layer, and where it comes from (`scale_of`)."""
+        return self.scale_of(self.layers[0])
+
+    def scale_of(self, layer: LayerInfo) -> tuple[float, str]:
+        """Return the factor of a layer's scores, and where it comes from.
 
         Raises
         ------
         InputError
             If the file states one that is no positive number.
         """
-        stated = self.metadata.get("scale")
+        stated = self._stated("scale", layer)
         if stated is None:
-            return 1 / sqrt(self.layers[0].head_dim), "1/sqrt(head_dim), because the dump states none"
+            return 1 / sqrt(layer.head_dim), "1/sqrt(head_dim), because the dump states none"
         try:
             scale = float(stated)
         except ValueError:
@@ -170,14 +174,18 @@ class Dump:
 
     @property
     def sliding_window(self) -> int | None:
-        """Tokens that a query sees, itself included, or None for all.
+        """Tokens that a query of the first layer sees, itself included, or None for all (`window_of`)."""
+        return self.window_of(self.layers[0])
+
+    def window_of(self, layer: LayerInfo) -> int | None:
+        """Return how many tokens a query of a layer sees, itself included, or None for all.
 
         Raises
         ------
         InputError
             If the file states one that is no positive count.
         """
-        stated = self.metadata.get("sliding_window")
+        stated = self._stated("sliding_window", layer)
         if stated in {None, "", "None", "null"}:
             return None
         if not str(stated).isdecimal() or int(str(stated)) < 1:
@@ -185,6 +193,10 @@ class Dump:
                 f"{self.path}: metadata sliding_window {printable(stated)!r} is no positive count of tokens"
             )
         return int(str(stated))
+
+    def _stated(self, what: str, layer: LayerInfo) -> str | None:
+        """Return what the metadata say of a layer, or else of all."""
+        return self.metadata.get(f"layers.{layer.index}.{what}", self.metadata.get(what))
 
     def format_of(self, layer: LayerInfo) -> Format:
         """Return the format in which a layer's keys and values are handed out."""

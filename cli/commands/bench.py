@@ -39,6 +39,12 @@ if TYPE_CHECKING:
     help="Dump to use, where a benchmark uses one.  [default: its own]",
 )
 @click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Model directory to use, where a benchmark uses one.  [default: the one that ships]",
+)
+@click.option(
     "-o", "--output", type=click.Path(path_type=Path), default=None, help="Also write the record to this JSON file."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
@@ -49,6 +55,7 @@ def command(
     threads: int | None,
     repeats: int,
     dump: Path | None,
+    model: Path | None,
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -68,7 +75,7 @@ def command(
         return
     if name not in BENCHMARKS:
         raise UsageError(f"unknown benchmark {name!r}", hint="there are: " + ", ".join(BENCHMARKS))
-    options = Options(small=small, repeats=repeats, dump=dump)
+    options = Options(small=small, repeats=repeats, dump=dump, model=model)
     if threads is not None:
         options = replace(options, threads=threads)
     result: Benchmark = importlib.import_module(BENCHMARKS[name]).run(options)

@@ -78,6 +78,17 @@ def output_margins(probs: Array, tokens: Array, values: Array, value_max_exponen
     return out
 
 
+def _first_reads(view: ValueView, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Return |v_tc| at the first level where `tokens` names the token, (seq_len, head_dim); undefined elsewhere."""
+    layout, wanted = view.layout, np.zeros(len(view.values), bool)
+    wanted[tokens[tokens >= 0]] = True
+    reads = np.empty(view.values.shape, np.float32)
+    values = view.values[wanted]
+    escaped = escaped_values(values, layout) if layout.rebased else None
+    reads[wanted] = np.abs(read_binary32(values, layout, layout.first_read, escaped))
+    return reads
+
+
 @dataclass(frozen=True)
 class AlignedKV(Rule):
     """The published rule: the value margin is the expected exponent of the output above the largest value.
@@ -110,8 +121,7 @@ class AlignedKV(Rule):
         """Align each token's values to the expected output."""
         layout = view.layout
         tokens = self.prepass_tokens(view) if prepass is None else prepass
-        escaped = escaped_values(view.values, layout) if layout.rebased else None
-        first_reads = np.abs(read_binary32(view.values, layout, layout.first_read, escaped))
+        first_reads = _first_reads(view, tokens)
         margins = output_margins(view.probs, tokens, first_reads, view.value_max_exponents)
         dropped = (layout.dropped_bits[layout.first_read : -1] + self.guard_bits).astype(np.int32)
         levels = np.empty(view.probs.shape[1:], np.uint8)

@@ -18,7 +18,6 @@ from precalign.gpu.ptx.compiled.layout import (
     INSTRUCTION,
     KIND,
     LANE,
-    LINES,
     LOCAL_ATOMIC,
     LOCAL_BYTES,
     LOCAL_INSIDE,

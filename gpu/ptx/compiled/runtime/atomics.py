@@ -73,9 +73,9 @@ def _integers(operation, old, b, c):  # type: ignore[no-untyped-def]  # noqa: AN
     if operation == _ADD:
         return old + b
     if operation == _MIN_U:
-        return b if b < old else old
+        return min(old, b)
     if operation == _MAX_U:
-        return b if b > old else old
+        return max(old, b)
     if operation == _MIN_S32:
         return b if types.int32(b) < types.int32(old) else old
     if operation == _MAX_S32:

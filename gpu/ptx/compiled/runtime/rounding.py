@@ -24,7 +24,7 @@ def two_sum(p, c):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201 - num
 
 
 @inline
-def pack(kept, quantum, inexact_above, mode, negative, precision, smallest_quantum, infinity):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, PLR0913
+def pack(kept, quantum, inexact_above, mode, negative, precision, smallest_quantum, infinity):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     """Return the code of kept * 2^quantum, rounded away from zero by one where `inexact_above` and the mode say so.
 
     Parameters
@@ -57,7 +57,7 @@ def pack(kept, quantum, inexact_above, mode, negative, precision, smallest_quant
 
 
 @inline
-def round_sum(high, low, mode, precision, smallest_quantum, infinity, sign_bit):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, PLR0913
+def round_sum(high, low, mode, precision, smallest_quantum, infinity, sign_bit):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     """Round high + low to a format; return its code. `sign_bit` is the code of -0."""
     bits = U64(reinterpret(high))
     negative = (bits & SIGN) != U64(0)
@@ -104,7 +104,7 @@ def round_sum(high, low, mode, precision, smallest_quantum, infinity, sign_bit):
 
 
 @inline
-def round_integer(magnitude, negative, mode, precision, smallest_quantum, infinity, sign_bit):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, PLR0913
+def round_integer(magnitude, negative, mode, precision, smallest_quantum, infinity, sign_bit):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     """Round an integer to a format; return its code."""
     sign = sign_bit if negative else U64(0)
     if magnitude == U64(0):
