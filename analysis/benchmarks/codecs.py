@@ -38,7 +38,8 @@ def _peers(x: NDArray[np.float32]) -> tuple[dict[str, tuple[Callable[[], object]
         from gguf import quants
     except ImportError:
         return {}, "gguf is not installed: its quantisers were not timed"
-    held, flat = {}, x.reshape(-1, 32)
+    held: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {}
+    flat = x.reshape(-1, 32)
     with np.errstate(all="ignore"):
         for name, kind in GGUF.items():
             chosen = getattr(gguf.GGMLQuantizationType, kind)

@@ -36,7 +36,7 @@ def ranking(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for cost, column in COSTS.items():
         # A rule stores all 16 bits: among what is stored it competes with the plain cache only.
         costs, errors = (np.array([row[name] for row in found], np.float64) for name in (column, ERROR))
-        for row, on in zip(found, pareto(-costs, errors, np.ones(len(found), bool)), strict=True):
+        for row, on in zip(found, pareto(-costs, errors), strict=True):
             row[f"on_front_{cost}"] = bool(on)
     return found
 

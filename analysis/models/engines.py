@@ -90,15 +90,19 @@ def _gpu(shape: LayerShape, rules: LayerRules, batch_size: int, max_tokens: int)
             f"layer {shape.index}: heads of one launch share one rule",
             hint="`precalign tune --rule static` makes policies of fixed bits",
         )
-    extra = {"skip_diff": rule.threshold} if isinstance(rule, AlignedSkip) else {}
+    if rule.one_pass:
+        raise UnavailableError(
+            f"rule {rule}: the one-pass kernels keep no probabilities, by which a live cache counts",
+            hint="engine emulated or cpu",
+        )
     config = KernelConfig(
         head_dim=shape.head_dim,
         group=shape.group,
         format=rules.layout.format,
         rule=rule.name,
         guard_bits=getattr(rule, "guard_bits", 0),
+        skip_diff=rule.threshold if isinstance(rule, AlignedSkip) else KernelConfig.skip_diff,
         split_tokens=rules.split_tokens,
-        **extra,
     )
     planes = PlaneCache(
         config,

@@ -11,7 +11,8 @@ from precalign.decode.codes import all_finite, exponents, to_binary32
 from precalign.decode.output import add_outputs
 from precalign.decode.scores import TILE, scores
 from precalign.decode.softmax import softmax
-from precalign.errors import InputError
+from precalign.errors import InputError, UnavailableError
+from precalign.formats import BFLOAT16, BINARY16
 from precalign.live.counter import Decision
 from precalign.live.store import Store
 from precalign.memory import aligned_empty
@@ -56,6 +57,8 @@ class HeadCache:
     ------
     UsageError
         If the rule needs a level that the layout has not.
+    UnavailableError
+        If the rule decides by proven bounds, or the layout is rebased or of 8-bit floats.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class HeadCache:
         name: str = "head",
     ) -> None:
         rule.check(layout)
+        _check_live(rule, layout)
         self.layout, self.rule, self.head_dim, self.window, self.name = layout, rule, head_dim, window, name
         self.seq_len = 0
         self._scale, self._split_tokens = scale, split_tokens
@@ -158,6 +162,10 @@ class HeadCache:
         maxima: NDArray[Any] = window_max(by_token[: visible[-1]], first, visible)
         return maxima
 
+    def _peek(self, tokens: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+        """Return what the first level gives of tokens (n_steps, n), (n_steps, n, head_dim)."""
+        return self._store.value_rows[0, tokens, : self.head_dim]
+
     def _attend(
         self,
         queries: NDArray[Any],
@@ -168,6 +176,7 @@ class HeadCache:
         layout, rule, window = self.layout, self.rule, (first, visible)
         seen, (group, n_steps, _) = int(visible[-1]), queries.shape
         values32 = to_binary32(queries, layout.format)
+        value_maxima = self._maxima(self._value_maximum, self._store.value_exponents, *window)
         key_levels = rule.key_levels(
             KeyView(
                 layout=layout,
@@ -177,6 +186,8 @@ class HeadCache:
                 first=first,
                 visible=visible,
                 scale=self._scale,
+                value_top_exponents=value_maxima.max(axis=1),
+                beside_bytes=np.zeros_like(first),
             )
         )
         probs = aligned_empty((group, n_steps, -(-seen // TILE) * TILE), np.float32)
@@ -187,12 +198,14 @@ class HeadCache:
         view = ValueView(
             layout=layout,
             probs=probs,
-            value_max_exponents=self._maxima(self._value_maximum, self._store.value_exponents, *window),
+            value_max_exponents=value_maxima,
             token_max_exponents=self._store.token_maxima[:seen],
             values=self._store.values[:seen],
             first=first,
             visible=visible,
             split_tokens=self._split_tokens,
+            peek=self._peek,
+            value_rounding=0.0,
             scores=raw,
         )
         prepass = rule.prepass_tokens(view)
@@ -202,6 +215,18 @@ class HeadCache:
         add_outputs(self._store.value_rows, self._row_of_level, value_levels, probs, *where, out)
         record(Decision(first, visible, key_levels, value_levels[:, :seen], prepass))
         return out[..., : self.head_dim]
+
+
+def _check_live(rule: Rule, layout: Layout) -> None:
+    if rule.reads_bounds:
+        raise UnavailableError(
+            f"rule {rule} decides by proven bounds, which live caches do not compute",
+            hint="`precalign analyze` applies it to a dump; `precalign capture` makes one",
+        )
+    if layout.rebased or layout.format not in (BINARY16, BFLOAT16):
+        raise UnavailableError(
+            f"live caches are binary16 or bfloat16 in plain planes, not {layout.format.name} {layout.name}"
+        )
 
 
 def _uniform(levels: NDArray[np.uint8]) -> bool:
