@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from precalign.jit import Array, inline, kernel, reinterpret
+from precalign.rules.core_levels import decide_core
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -190,14 +191,6 @@ def _nearest(buckets: Array, at: int, offsets: Array, core: Array, distance: Arr
 
 
 @inline
-def _worst(used: Array) -> float:
-    worst = 0.0
-    for x in used:
-        worst = max(worst, x)
-    return worst
-
-
-@inline
 def _move_ties(
     weights: Array,
     buckets: Array,
@@ -232,93 +225,6 @@ def _move_ties(
                 break
             there += towards
     return cost
-
-
-@inline
-def _insert(labels: Array, count: int, trial: Array, trace: Array, back: int) -> int:
-    """Keep `trial` among the labels of one cost unless one of them is at least as good; return how many there are."""
-    k = 0
-    while k < count:
-        no_worse, no_better = True, True
-        for head in range(len(trial)):
-            no_worse &= labels[k, head] <= trial[head]
-            no_better &= labels[k, head] >= trial[head]
-        if no_worse:
-            return count
-        if no_better:
-            count -= 1
-            labels[k], trace[k] = labels[count], trace[count]
-        else:
-            k += 1
-    if count == len(labels):
-        worst = 0
-        for k in range(1, count):
-            if _worst(labels[k]) > _worst(labels[worst]):
-                worst = k
-        if _worst(labels[worst]) <= _worst(trial):
-            return count
-        labels[worst], trace[worst] = trial, back
-        return count
-    labels[count], trace[count] = trial, back
-    return count + 1
-
-
-@inline
-def _decide_core(
-    weights: Array,
-    core: Array,
-    lowest: Array,
-    highest: Array,
-    base: Array,
-    spend: int,
-    budget: int,
-    costs: Array,
-    h: Array,
-    unit: int,
-    n_labels: int,
-    levels: Array,
-) -> None:
-    """Decide the core exactly: `base` is what the others leave each head to suffer, `spend` what the core may cost at most."""
-    n, group = len(core), len(base)
-    least = 0
-    for i in range(n):
-        least += costs[lowest[i]]
-    n_costs = (spend - least) // unit + 1
-    if n_costs < 1:
-        return
-    labels, following = np.empty((2, n_costs, n_labels, group)), np.zeros((n + 1, n_costs), np.int64)
-    trace = np.empty((n + 1, n_costs, n_labels), np.int64)
-    trial = np.empty(group)
-    labels[0, 0, 0] = base
-    following[0, 0] = 1
-    for i in range(n):
-        old, new = labels[i % 2], labels[(i + 1) % 2]
-        for c in range(n_costs):
-            for k in range(following[i, c]):
-                for level in range(lowest[i], highest[i] + 1):
-                    there = c + (costs[level] - costs[lowest[i]]) // unit
-                    if there >= n_costs:
-                        break
-                    fits = True
-                    for head in range(group):
-                        trial[head] = old[c, k, head] + weights[head, core[i]] * h[level]
-                        fits &= budget >= 0 or trial[head] <= 1
-                    if fits:
-                        back = (c * n_labels + k) * len(costs) + level
-                        held = (new[there], following[i + 1, there], trial, trace[i + 1, there], back)
-                        following[i + 1, there] = _insert(*held)
-    best, best_c, best_k = np.inf, -1, -1
-    for c in range(n_costs):
-        for k in range(following[n, c]):
-            if _worst(labels[n % 2, c, k]) < best:
-                best, best_c, best_k = _worst(labels[n % 2, c, k]), c, k
-        if budget < 0 and best_c >= 0:
-            break
-    for i in range(n if best_c >= 0 else 0):
-        j = n - 1 - i
-        back = trace[j + 1, best_c, best_k]
-        levels[core[j]] = back % len(costs)
-        best_c, best_k = back // len(costs) // n_labels, back // len(costs) % n_labels
 
 
 @kernel
@@ -387,7 +293,7 @@ def _allocate(
         n_labels = LABELS if group > 1 else 1
         some = (core[:n_core], lowest[:n_core], highest[:n_core])
         np.maximum(used, 0.0, used)
-        _decide_core(mine, *some, used, spend, budget, costs, h[step], unit, n_labels, levels)
+        decide_core(mine, *some, used, spend, budget, costs, h[step], unit, n_labels, levels)
 
 
 def _run(
