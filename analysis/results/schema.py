@@ -91,7 +91,12 @@ READS = [
     Column("probs_bytes", COUNT, "byte", "probabilities written and read again (binary32)"),
     Column("queries_bytes", COUNT, "byte", "queries read"),
     Column("outputs_bytes", COUNT, "byte", "outputs written (binary32)"),
-    Column("attempts", COUNT, "1", "how often the rule decided: more than once a step where it did not accept the first outcome"),
+    Column(
+        "attempts",
+        COUNT,
+        "1",
+        "how often the rule decided: more than once a step where it did not accept the first outcome",
+    ),
     Column(
         "optimal_bits",
         COUNT,
@@ -108,7 +113,10 @@ RATIOS = [
     Column("value_bits_mean", REAL, "bit", "bits read per value number"),
     Column("bits_saving", REAL, "1", "1 - ideal bits of keys and values / bits of the full read"),
     Column(
-        "optimal_bits_share", REAL, "1", "optimal_bits / ideal bits of keys and values: 1 cannot be bettered, nor reached"
+        "optimal_bits_share",
+        REAL,
+        "1",
+        "optimal_bits / ideal bits of keys and values: 1 cannot be bettered, nor reached",
     ),
     Column("bytes_saving", REAL, "1", "1 - bytes of keys, values, metadata and pre-pass / bytes of the full read"),
     Column(
