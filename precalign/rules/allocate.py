@@ -281,7 +281,7 @@ def _allocate(
         cost = _move_ties(mine, buckets, beyond, offsets, steps, costs, h[step], budget, cost, used, levels)
         # An item's step weighs less the more items there are: fewer need to be decided exactly.
         n_core = _nearest(buckets[:n], at, offsets, core[: CORE if n <= 32 * CORE else CORE // 2], distance)
-        reach = len(costs) if n <= CORE else 2
+        reach = len(costs) if n <= 2 * CORE else 2
         spend = budget - cost if budget >= 0 else 0
         for i in range(n_core):
             item, level = core[i], int(levels[core[i]])
