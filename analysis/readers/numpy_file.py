@@ -179,7 +179,8 @@ def _npy_header(path: Path, head: bytes, name: str) -> tuple[tuple[int, ...], np
 def _e5m2_dtype() -> np.dtype[Any]:
     import ml_dtypes
 
-    return np.dtype(ml_dtypes.float8_e5m2)
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.float8_e5m2)
+    return dtype
 
 
 def _format(dtype: np.dtype[Any]) -> Format | None:
