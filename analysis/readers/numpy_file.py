@@ -30,7 +30,6 @@ FORMATS = {"<f2": BINARY16, "<f4": BINARY32, "|V2": BFLOAT16, "<V2": BFLOAT16}
 """ml_dtypes saves bfloat16 as two bytes without a type."""
 E5M2_DESCR = b"'<f1'"
 """What ml_dtypes writes for e5m2; NumPy itself does not understand it. (Its e4m3 formats become one byte without a type, `|V1`.)"""
-E5M2_STANDS_FOR = np.dtype("S1")
 
 
 class NumpyReader(Reader):
@@ -157,8 +156,7 @@ def _npy_header(path: Path, head: bytes, name: str) -> tuple[tuple[int, ...], np
         raise damaged(path, "the file is empty")
     if not head.startswith(NPY_MAGIC):
         raise damaged(path, f"{shown} does not begin as a NumPy array does")
-    # A type of the same size that NumPy knows and no array of numbers has.
-    stream = io.BytesIO(head.replace(E5M2_DESCR, b"'|S1'", 1))
+    stream = io.BytesIO(head.replace(E5M2_DESCR, b"'|u1'", 1))
     try:
         version = np.lib.format.read_magic(stream)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
@@ -173,11 +171,20 @@ def _npy_header(path: Path, head: bytes, name: str) -> tuple[tuple[int, ...], np
         )
     if any(n < 0 for n in shape):
         raise damaged(path, f"{shown} has a negative size: {shape}")
+    if E5M2_DESCR in head[: stream.tell()]:
+        dtype = _e5m2_dtype()
     return tuple(int(n) for n in shape), dtype, fortran, stream.tell()
 
 
+def _e5m2_dtype() -> np.dtype[Any]:
+    import ml_dtypes
+
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.float8_e5m2)
+    return dtype
+
+
 def _format(dtype: np.dtype[Any]) -> Format | None:
-    return E5M2 if dtype == E5M2_STANDS_FOR else FORMATS.get(dtype.str)
+    return E5M2 if dtype == _e5m2_dtype() else FORMATS.get(dtype.str)
 
 
 def _code_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -55,6 +55,15 @@ def test_numpy(tmp_path, fmt):
         check_codes(tmp_path / "d.npz", held, fmt, byte_format=get_format(fmt))
 
 
+def test_bytes_that_are_text_are_no_numbers(tmp_path):
+    """NumPy's |S1 is one byte wide too; the descriptor of e5m2 inside the data changes nothing."""
+    text = np.full((1, 2, 4, 8), b"x", "S1")
+    text.reshape(-1)[:5] = [b"'", b"<", b"f", b"1", b"'"]
+    np.savez(tmp_path / "d.npz", **{"layers.0.keys": text, "layers.0.values": text})
+    with pytest.raises(InputError, match=r"layers.0.keys has dtype \|S1"):
+        open_dump(tmp_path / "d.npz")
+
+
 def test_raw_bytes(tmp_path):
     """Engines keep 8-bit caches as uint8: the user says what they are."""
     import torch
