@@ -44,7 +44,12 @@ def page(template: str, data: object, **values: Any) -> str:  # noqa: ANN401 - w
 
 
 def _rule_section(summary: dict[str, Any], rule: dict[str, Any]) -> dict[str, Any]:
-    return {"rule": rule, "sentence": words.sentence(summary, rule), "numbers": words.numbers(summary, rule)}
+    return {
+        "rule": rule,
+        "sentence": words.sentence(summary, rule),
+        "numbers": words.numbers(summary, rule),
+        "yardstick": words.yardstick_sentence(rule, summary["options"]["n_steps"]),
+    }
 
 
 def _plots(result: Result) -> dict[str, Any]:

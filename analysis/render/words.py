@@ -116,6 +116,14 @@ def sentence(summary: dict[str, Any], rule: dict[str, Any]) -> str:
     )
 
 
+def yardstick_sentence(rule: dict[str, Any], n_steps: int) -> str:
+    """Return how the rule's bits compare with the fewest there could be, and how often it had to read again."""
+    totals = rule["totals"]
+    again = totals["attempts"] - n_steps
+    text = f"The fewest bits that could give the same worst-case error are {percent(totals['optimal_bits_share'])} of those read."
+    return text + (f" {again} of {n_steps} steps were read again, to meet the tolerance." if again else "")
+
+
 def memory_sentence(rule: dict[str, Any]) -> str:
     """Return what memory moves less, by how much it hands out at once."""
     by_fetch: dict[int, dict[str, Any]] = {}

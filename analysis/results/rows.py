@@ -90,6 +90,8 @@ def reads_of(profile: HeadProfile, head_dim: int, fmt: Format) -> dict[str, NDAr
     """Return the columns `READS` as (n_steps,)."""
     counts = profile.traffic.columns() | {
         "full_ideal_bits": 2 * fmt.total_bits * head_dim * profile.visible_tokens,
+        "attempts": profile.attempts,
+        "optimal_bits": profile.optimal_bits,
         "key_wasted_bits": profile.key_wasted_bits,
         "value_wasted_bits": profile.value_wasted_bits,
     }
@@ -117,11 +119,13 @@ def ratios(counts: Mapping[str, Any], total_bits: int) -> Columns:
     def full(unit: str) -> Any:  # noqa: ANN401
         return counts[f"full_key_{unit}"] + counts[f"full_value_{unit}"]
 
+    ideal = counts["key_ideal_bits"] + counts["value_ideal_bits"]
     around = sum(counts[f"{stem}_bytes"] for stem in ("scores", "probs", "queries", "outputs"))
     return {
         "key_bits_mean": counts["key_ideal_bits"] / numbers,
         "value_bits_mean": counts["value_ideal_bits"] / numbers,
-        "bits_saving": 1 - (counts["key_ideal_bits"] + counts["value_ideal_bits"]) / counts["full_ideal_bits"],
+        "bits_saving": 1 - ideal / counts["full_ideal_bits"],
+        "optimal_bits_share": counts["optimal_bits"] / np.maximum(ideal, 1),
         "bytes_saving": 1 - read("bytes") / full("bytes"),
         "sectors_saving": 1 - read("sectors") / full("sectors"),
         "atoms_saving": 1 - read("atoms") / full("atoms"),

@@ -91,6 +91,18 @@ READS = [
     Column("probs_bytes", COUNT, "byte", "probabilities written and read again (binary32)"),
     Column("queries_bytes", COUNT, "byte", "queries read"),
     Column("outputs_bytes", COUNT, "byte", "outputs written (binary32)"),
+    Column(
+        "attempts",
+        COUNT,
+        "1",
+        "how often the rule decided: more than once a step where it did not accept the first outcome",
+    ),
+    Column(
+        "optimal_bits",
+        COUNT,
+        "bit",
+        "the fewest bits of keys and values that could give the same worst-case error, if bits could be divided at will",
+    ),
     Column("key_wasted_bits", COUNT, "bit", "significand bits of keys finer than the coarsest term of their sum"),
     Column("value_wasted_bits", COUNT, "bit", "significand bits of values finer than the coarsest term of their sum"),
 ]
@@ -100,6 +112,12 @@ RATIOS = [
     Column("key_bits_mean", REAL, "bit", "bits read per key number"),
     Column("value_bits_mean", REAL, "bit", "bits read per value number"),
     Column("bits_saving", REAL, "1", "1 - ideal bits of keys and values / bits of the full read"),
+    Column(
+        "optimal_bits_share",
+        REAL,
+        "1",
+        "optimal_bits / ideal bits of keys and values: 1 cannot be bettered, nor reached",
+    ),
     Column("bytes_saving", REAL, "1", "1 - bytes of keys, values, metadata and pre-pass / bytes of the full read"),
     Column(
         "sectors_saving", REAL, "1", "1 - sectors of keys, values, metadata and pre-pass / sectors of the full read"

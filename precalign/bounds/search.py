@@ -32,7 +32,16 @@ LAYOUTS = {
     E4M3FN: ("5|3+skip", "5|1|1|1+skip", "4|4+skip", "rebased:4|3+skip"),
     E5M2: ("6|2+skip", "6|1|1+skip", "rebased:4|1|1+skip"),
 }
-RULES = ("full", "alignedkv", "aligned-max", "aligned-skip:threshold=6", "online")
+RULES = (
+    "full",
+    "alignedkv",
+    "aligned-max",
+    "aligned-skip:threshold=6",
+    "online",
+    "certified:tolerance=0.01",
+    "certified:tolerance=0.1,relative=0",
+    "budget:saving=0.3",
+)
 LONG_TOKENS = 100_000
 MARGIN = 1 + 2.0**-20
 """An error in binary64 may exceed a bound that is attained by its own rounding."""

@@ -6,7 +6,8 @@ the read costs sum_i c(l_i). `cover` wants the least cost with u_g <= 1 for ever
 1. Lagrange: with multipliers m_g, item i takes the level that minimises (sum_g m_g w_gi) h(l) + x c(l); levels off the lower convex hull of
    (c, h) are never taken, and between two levels of the hull a threshold on the weight decides. Weights are counted in buckets of an
    eighth of a binade, so x is found without going over the items again. The heads' multipliers move towards those that bind.
-2. The items nearest to a threshold (the *core*) are decided again, exactly: dynamic programming over their cost, which keeps for each cost the
+2. Items whose threshold lies in the last bucket move one by one as long as the limits hold.
+3. The items nearest to a threshold (the *core*) are decided again, exactly: dynamic programming over their cost, which keeps for each cost the
    least u, or for several heads a few u that do not dominate each other. With one head and no more items than the core the optimum is exact.
 
 What is left on the table is at most what one item's step is worth. docs/rules.md states the measured gaps.
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from precalign.jit import Array, inline, kernel, reinterpret
+from precalign.rules.core_levels import decide_core
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -189,98 +191,40 @@ def _nearest(buckets: Array, at: int, offsets: Array, core: Array, distance: Arr
 
 
 @inline
-def _worst(used: Array) -> float:
-    worst = 0.0
-    for x in used:
-        worst = max(worst, x)
-    return worst
-
-
-@inline
-def _insert(labels: Array, count: int, trial: Array, trace: Array, back: int) -> int:
-    """Keep `trial` among the labels of one cost unless one of them is at least as good; return how many there are."""
-    k = 0
-    while k < count:
-        no_worse, no_better = True, True
-        for head in range(len(trial)):
-            no_worse &= labels[k, head] <= trial[head]
-            no_better &= labels[k, head] >= trial[head]
-        if no_worse:
-            return count
-        if no_better:
-            count -= 1
-            labels[k], trace[k] = labels[count], trace[count]
-        else:
-            k += 1
-    if count == len(labels):
-        worst = 0
-        for k in range(1, count):
-            if _worst(labels[k]) > _worst(labels[worst]):
-                worst = k
-        if _worst(labels[worst]) <= _worst(trial):
-            return count
-        labels[worst], trace[worst] = trial, back
-        return count
-    labels[count], trace[count] = trial, back
-    return count + 1
-
-
-@inline
-def _decide_core(
+def _move_ties(
     weights: Array,
-    core: Array,
-    lowest: Array,
-    highest: Array,
-    base: Array,
-    spend: int,
-    budget: int,
+    buckets: Array,
+    beyond: int,
+    offsets: Array,
+    steps: Array,
     costs: Array,
     h: Array,
-    unit: int,
-    n_labels: int,
+    budget: int,
+    cost: int,
+    used: Array,
     levels: Array,
-) -> None:
-    """Decide the core exactly: `base` is what the others leave each head to suffer, `spend` what the core may cost at most."""
-    n, group = len(core), len(base)
-    least = 0
-    for i in range(n):
-        least += costs[lowest[i]]
-    n_costs = (spend - least) // unit + 1
-    if n_costs < 1:
-        return
-    labels, following = np.empty((2, n_costs, n_labels, group)), np.zeros((n + 1, n_costs), np.int64)
-    trace = np.empty((n + 1, n_costs, n_labels), np.int64)
-    trial = np.empty(group)
-    labels[0, 0, 0] = base
-    following[0, 0] = 1
-    for i in range(n):
-        old, new = labels[i % 2], labels[(i + 1) % 2]
-        for c in range(n_costs):
-            for k in range(following[i, c]):
-                for level in range(lowest[i], highest[i] + 1):
-                    there = c + (costs[level] - costs[lowest[i]]) // unit
-                    if there >= n_costs:
-                        break
-                    fits = True
-                    for head in range(group):
-                        trial[head] = old[c, k, head] + weights[head, core[i]] * h[level]
-                        fits &= budget >= 0 or trial[head] <= 1
-                    if fits:
-                        back = (c * n_labels + k) * len(costs) + level
-                        held = (new[there], following[i + 1, there], trial, trace[i + 1, there], back)
-                        following[i + 1, there] = _insert(*held)
-    best, best_c, best_k = np.inf, -1, -1
-    for c in range(n_costs):
-        for k in range(following[n, c]):
-            if _worst(labels[n % 2, c, k]) < best:
-                best, best_c, best_k = _worst(labels[n % 2, c, k]), c, k
-        if budget < 0 and best_c >= 0:
-            break
-    for i in range(n if best_c >= 0 else 0):
-        j = n - 1 - i
-        back = trace[j + 1, best_c, best_k]
-        levels[core[j]] = back % len(costs)
-        best_c, best_k = back // len(costs) // n_labels, back // len(costs) % n_labels
+) -> int:
+    """Move items to their levels of the multiplier `beyond`, which is one bucket too far, as long as the limits hold; return the cost.
+
+    Weights of one bucket, in a plain array perhaps all, would else stay or move together.
+    """
+    group = len(weights)
+    for i in range(len(levels)):
+        level, there = np.int64(levels[i]), _level(buckets[i], beyond, offsets, steps)
+        towards = 1 if there < level else -1
+        while there != level:  # the whole way, or as far as it fits
+            dearer = costs[there] - costs[level]
+            fits = budget < 0 or cost + dearer <= budget
+            for head in range(group if budget < 0 else 0):
+                fits &= used[head] + weights[head, i] * (h[there] - h[level]) <= 1
+            if fits:
+                cost += dearer
+                levels[i] = there
+                for head in range(group):
+                    used[head] += weights[head, i] * (h[there] - h[level])
+                break
+            there += towards
+    return cost
 
 
 @kernel
@@ -333,6 +277,8 @@ def _allocate(
             cost += costs[level]
             for head in range(group):
                 used[head] += mine[head, i] * h[step, level]
+        beyond = at - 1 if budget >= 0 else at + 1
+        cost = _move_ties(mine, buckets, beyond, offsets, steps, costs, h[step], budget, cost, used, levels)
         # An item's step weighs less the more items there are: fewer need to be decided exactly.
         n_core = _nearest(buckets[:n], at, offsets, core[: CORE if n <= 8 * CORE else CORE // 4], distance)
         reach = len(costs) if n <= CORE else 2 if n <= 8 * CORE else 1
@@ -347,7 +293,7 @@ def _allocate(
         n_labels = LABELS if group > 1 else 1
         some = (core[:n_core], lowest[:n_core], highest[:n_core])
         np.maximum(used, 0.0, used)
-        _decide_core(mine, *some, used, spend, budget, costs, h[step], unit, n_labels, levels)
+        decide_core(mine, *some, used, spend, budget, costs, h[step], unit, n_labels, levels)
 
 
 def _run(
