@@ -70,7 +70,7 @@ def command(*, directory: Path, output: Path | None, as_json: bool, **chosen: An
     held = study(result.summary["dump"]["name"], bases, shape, gpus, overheads).to_json()
     if output is not None:
         from precalign.analysis.whatif.page import render
-        from precalign.cli.commands.report import write_whole
+        from precalign.cli.output import write_whole
 
         write_whole(output, render(held))
     if as_json:
