@@ -13,7 +13,7 @@ def bits(value: float | None) -> str:
 
 def percent(share: float | None) -> str:
     """26.4 %; a loss keeps its sign."""
-    return "–" if share is None else f"{100 * share:.1f} %".replace("-", "−")
+    return "–" if share is None else f"{round(100 * share, 1) + 0.0:.1f} %".replace("-", "−")  # no minus before 0.0
 
 
 def error(value: float | None) -> str:
