@@ -52,9 +52,7 @@ class PtxDevice:
 
     name = "cpu"
 
-    def __init__(
-        self, seed: int | None = None, texts: dict[str, str] | None = None, engine: str = "checked"
-    ) -> None:
+    def __init__(self, seed: int | None = None, texts: dict[str, str] | None = None, engine: str = "checked") -> None:
         if engine not in CHOICES:
             raise UsageError(f"no engine {engine!r}", hint="engines: " + ", ".join(CHOICES))
         self.seed, self.engine = seed, engine

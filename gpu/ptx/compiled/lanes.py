@@ -184,7 +184,11 @@ class Lanes:
         if not isinstance(operand, Register):
             raise PtxSyntaxError(f"destination expected, got {operand}")
         own = operand.type
-        if (own.kind == "pred") != (scalar.kind == "pred") or own.bits < scalar.bits or (own.bits != scalar.bits and not wide):
+        if (
+            (own.kind == "pred") != (scalar.kind == "pred")
+            or own.bits < scalar.bits
+            or (own.bits != scalar.bits and not wide)
+        ):
             raise PtxSyntaxError(f"register {operand.name} of .{own.name} written as .{scalar.name}")
         word = f"i{own.bits}"
         value = self.code.cast("sext" if scalar.kind == "s" else "zext", f"i{scalar.bits}", value, word)
@@ -208,9 +212,7 @@ class Lanes:
                 continue
             word = f"i{register.type.bits}"
             old = self.code.emit(f"load {vector(word)}, ptr {place}, align 64")
-            self.code.do(
-                f"store {vector(word)} {self.code.select(self.mask, word, value, old)}, ptr {place}, align 64"
-            )
+            self.code.do(f"store {vector(word)} {self.code.select(self.mask, word, value, old)}, ptr {place}, align 64")
         self.dirty.clear()
 
 

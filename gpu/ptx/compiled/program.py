@@ -189,9 +189,7 @@ class _Writer:
             raise PtxSyntaxError(f"operand not expected here: {sources}")
         if len(sources) != len(found.sources):
             raise PtxSyntaxError(f"{instruction.opcode}: {len(found.sources)} sources expected, got {len(sources)}")
-        values = [
-            lanes.read(o, s, wide=found.wide_registers) for o, s in zip(sources, found.sources, strict=True)
-        ]
+        values = [lanes.read(o, s, wide=found.wide_registers) for o, s in zip(sources, found.sources, strict=True)]
         made = found.write(lanes.code, *values)
         if isinstance(made, str):
             lanes.write(destination, found.results[0], made, wide=found.wide_registers)
@@ -202,6 +200,7 @@ class _Writer:
 
 
 _LOCK = threading.Lock()
+
 
 @lru_cache(maxsize=1)
 def _host() -> tuple[Any, str, str]:

@@ -130,7 +130,10 @@ def _forms(pattern: str, results: str, sources: str) -> list[Form]:
     forms = []
     for opcode in _expand(pattern):
         parts = opcode.split(".")
-        own = {"t": _class(parts[-1]) if "t" in results + sources else "", "x": _class(parts[-2]) if "x" in results + sources else ""}
+        own = {
+            "t": _class(parts[-1]) if "t" in results + sources else "",
+            "x": _class(parts[-2]) if "x" in results + sources else "",
+        }
         forms.append(Form(opcode, *("".join(own.get(c, c) for c in s) for s in (results, sources))))
     return forms
 

@@ -198,7 +198,13 @@ _GROUPS = (
 )
 _WHERE_USED = {
     "%a3": ["ld.param.u64 %a3, [k_cells];", f"mad.wide.u32 %a3, %t3, {6 * 4 * N_CELLS}, %a3;"],
-    "%a4": ["mov.u64 %a4, depot;", *(f"ld.global.v2.u64 {{%a5, %a6}}, [%a1+{32 + 16 * i}];\nst.local.v2.b64 [%a4+{16 * i}], {{%a5, %a6}};" for i in range(2))],
+    "%a4": [
+        "mov.u64 %a4, depot;",
+        *(
+            f"ld.global.v2.u64 {{%a5, %a6}}, [%a1+{32 + 16 * i}];\nst.local.v2.b64 [%a4+{16 * i}], {{%a5, %a6}};"
+            for i in range(2)
+        ),
+    ],
     "[%a2+": ["ld.global.v2.u64 {%a5, %a6}, [%a1+32];", "st.global.v2.u64 [%a2+80], {%a5, %a6};"],
     "%t4": ["mov.u32 %t4, slots;", f"mad.lo.u32 %t4, %t1, {SLOT_BYTES}, %t4;"],
 }
@@ -210,7 +216,11 @@ def _values(rng: np.random.Generator, bits: int, n: int) -> NDArray[np.generic]:
     kinds = rng.integers(0, 4, n)
     special = np.array(_SPECIAL[bits], dtype)[rng.integers(0, len(_SPECIAL[bits]), n)]
     small = rng.integers(-40, 40, n).astype(f"i{bits // 8}").view(dtype)
-    anything = rng.integers(0, 1 << bits, n, dtype=dtype, endpoint=False) if bits < 64 else rng.integers(0, 1 << 63, n, dtype=np.uint64) * 2 + 1
+    anything = (
+        rng.integers(0, 1 << bits, n, dtype=dtype, endpoint=False)
+        if bits < 64
+        else rng.integers(0, 1 << 63, n, dtype=np.uint64) * 2 + 1
+    )
     ordinary = {
         16: lambda: rng.standard_normal(n).astype(np.float16).view(np.uint16),
         32: lambda: (rng.standard_normal(n) * 2.0 ** rng.integers(-30, 30, n)).astype(np.float32).view(np.uint32),
@@ -351,7 +361,12 @@ class Drawer:
             offset = 4 * int(self.rng.integers(4))
             guard = self._guard()
             back = self._pick(["ld.global.u32", "ld.global.f32", "ld.global.s32"])
-            return Statement([f"{guard}st.global.u32 [%a2+{80 + offset}], {r};", f"{back} {self.register('r')}, [%a2+{80 + 4 * int(self.rng.integers(4))}];"])
+            return Statement(
+                [
+                    f"{guard}st.global.u32 [%a2+{80 + offset}], {r};",
+                    f"{back} {self.register('r')}, [%a2+{80 + 4 * int(self.rng.integers(4))}];",
+                ]
+            )
         lines = [f"and.b32 %t6, {r}, 3;", "mad.wide.u32 %a5, %t6, 8, %a4;"]
         if self.rng.random() < 0.5:
             lines.append(f"st.local.v2.b32 [%a5], {{{self.register('r')}, {self.register('r')}}};")
@@ -371,9 +386,26 @@ class Drawer:
                     f"{self._guard()}red.global.{_COMMUTING[number]} [%a5], {self.register('r')};",
                 ]
             )
-        name = self._pick(["add.u32", "add.s32", "min.s32", "max.u32", "exch.b32", "inc.u32", "dec.u32", "cas.b32", "add.f32", "and.b32"])
+        name = self._pick(
+            [
+                "add.u32",
+                "add.s32",
+                "min.s32",
+                "max.u32",
+                "exch.b32",
+                "inc.u32",
+                "dec.u32",
+                "cas.b32",
+                "add.f32",
+                "and.b32",
+            ]
+        )
         given = [self.register("r") for _ in range(2 if name.startswith("cas") else 1)]
-        return Statement([f"{self._guard()}atom.global.{name} {self.register('r')}, [%a2+{80 + 4 * int(self.rng.integers(4))}], {', '.join(given)};"])
+        return Statement(
+            [
+                f"{self._guard()}atom.global.{name} {self.register('r')}, [%a2+{80 + 4 * int(self.rng.integers(4))}], {', '.join(given)};"
+            ]
+        )
 
     def _exchange(self) -> Statement:
         """Write the thread's slot of shared memory, meet, read another thread's, meet."""
@@ -428,22 +460,34 @@ class Drawer:
             lines.append("activemask.b32 %t7;")
         elif self.rng.random() < 0.3:
             members = "%t7"
-            lines += ["mov.u32 %t6, %laneid;", "setp.lt.u32 %q3, %t6, 16;", "selp.b32 %t7, 0x0000ffff, 0xffff0000, %q3;"]
+            lines += [
+                "mov.u32 %t6, %laneid;",
+                "setp.lt.u32 %q3, %t6, 16;",
+                "selp.b32 %t7, 0x0000ffff, 0xffff0000, %q3;",
+            ]
         roll = self.rng.random()
         r, d = self.register("r"), self.register("r")
         if roll < 0.3:
-            lines.append(f"vote.sync.{self._pick(['all', 'any', 'uni'])}.pred {self.register('p')}, {self._pick(['', '!'])}{self.register('p')}, {members};")
+            lines.append(
+                f"vote.sync.{self._pick(['all', 'any', 'uni'])}.pred {self.register('p')}, {self._pick(['', '!'])}{self.register('p')}, {members};"
+            )
         elif roll < 0.45:
             lines.append(f"vote.sync.ballot.b32 {d}, {self.register('p')}, {members};")
         elif roll < 0.65:
-            form = self._pick(["add.u32", "add.s32", "min.u32", "min.s32", "max.u32", "max.s32", "and.b32", "or.b32", "xor.b32"])
+            form = self._pick(
+                ["add.u32", "add.s32", "min.u32", "min.s32", "max.u32", "max.s32", "and.b32", "or.b32", "xor.b32"]
+            )
             lines.append(f"redux.sync.{form} {d}, {r}, {members};")
         elif roll < 0.72:
             lines.append(f"bar.warp.sync {members};")
         elif members == _FULL:
             lines.append(self._shuffle(d, r, members))
         else:  # a lane that takes part: the lowest of its members
-            lines += [f"brev.b32 %t6, {members};", "clz.b32 %t6, %t6;", f"shfl.sync.idx.b32 {d}, {r}, %t6, 31, {members};"]
+            lines += [
+                f"brev.b32 %t6, {members};",
+                "clz.b32 %t6, %t6;",
+                f"shfl.sync.idx.b32 {d}, {r}, %t6, 31, {members};",
+            ]
         return Statement(lines)
 
     def _shuffle(self, destination: str, value: str, members: str) -> str:

@@ -85,7 +85,12 @@ def groups(first: int, n: int) -> Iterator[tuple[int, int]]:
 
 
 def fuzz(
-    n: int, seed: int = 0, *, optimise: int = 2, most_failures: int = 3, progress: Callable[[int], None] = lambda _: None
+    n: int,
+    seed: int = 0,
+    *,
+    optimise: int = 2,
+    most_failures: int = 3,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> Tally:
     """Draw programs and compare the engines on each.
 

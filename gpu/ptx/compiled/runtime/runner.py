@@ -146,4 +146,3 @@ def run_blocks(function, context, frames, frame_bytes, local, order, warp_order,
             if more < 0:
                 return number
     return -1
-

@@ -196,7 +196,10 @@ def _prmt(m: Modifiers) -> Translation:
 
     def write(c: Code, a: str, b: str, selector: str) -> str:
         both = c.binary(
-            "or", "i64", c.binary("shl", "i64", c.cast("zext", "i32", b, "i64"), splat("i64", 32)), c.cast("zext", "i32", a, "i64")
+            "or",
+            "i64",
+            c.binary("shl", "i64", c.cast("zext", "i32", b, "i64"), splat("i64", 32)),
+            c.cast("zext", "i32", a, "i64"),
         )
         result = splat("i32", 0)
         for octet in range(4):

@@ -46,8 +46,10 @@ def _cvt(m: Modifiers) -> Translation:
     def write(c: Code, a: str) -> str:
         if source.kind == "f":
             given = floats.flush(c, 32, a) if how.ftz and source.bits == 32 else a
-            return _float_to_float(c, source, result, how, given) if result.kind == "f" else _to_integer(
-                c, source, result, how, given
+            return (
+                _float_to_float(c, source, result, how, given)
+                if result.kind == "f"
+                else _to_integer(c, source, result, how, given)
             )
         return _to_float(c, source, result, how, a) if result.kind == "f" else _resize(c, source, result, how, a)
 
@@ -141,7 +143,9 @@ def _resize(c: Code, source: Scalar, result: Scalar, how: _How, value: str) -> s
 
 
 def _ends(scalar: Scalar) -> tuple[int, int]:
-    return (-(1 << (scalar.bits - 1)), (1 << (scalar.bits - 1)) - 1) if scalar.kind == "s" else (0, (1 << scalar.bits) - 1)
+    return (
+        (-(1 << (scalar.bits - 1)), (1 << (scalar.bits - 1)) - 1) if scalar.kind == "s" else (0, (1 << scalar.bits) - 1)
+    )
 
 
 def _clamp(c: Code, source: Scalar, result: Scalar, value: str) -> str:

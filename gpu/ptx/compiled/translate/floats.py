@@ -81,7 +81,9 @@ def on_numbers(bits: int, operation: str) -> Callable[..., str]:
 
 
 def _directed(name: str, mode: str) -> Callable[..., str]:
-    return lambda c, *s: c.scalar_call(f"f32_{name}", "i32", *(("i32", x) for x in s), ("i32", splat("i32", MODES[mode])))
+    return lambda c, *s: c.scalar_call(
+        f"f32_{name}", "i32", *(("i32", x) for x in s), ("i32", splat("i32", MODES[mode]))
+    )
 
 
 def _half_of(m: Modifiers) -> Translation:
