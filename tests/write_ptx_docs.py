@@ -25,7 +25,9 @@ def table():
     for name in sorted(known):
         parts = [opcode.split(".")[1:] for opcode in forms[name]]
         modifiers = sorted({p for opcode in parts for p in opcode if not _TYPE.fullmatch(p)})
-        types = sorted({p for opcode in parts for p in opcode if _TYPE.fullmatch(p)}, key=lambda t: (t.strip("0123456789x"), t))
+        types = sorted(
+            {p for opcode in parts for p in opcode if _TYPE.fullmatch(p)}, key=lambda t: (t.strip("0123456789x"), t)
+        )
         modelled = sum(bool(resolve(opcode).model) for opcode in forms[name])
         tested = "F" if modelled == len(forms[name]) else "F O"
         shown = " ".join(f".{m}" for m in modifiers) or "–"
