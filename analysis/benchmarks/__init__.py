@@ -13,4 +13,5 @@ BENCHMARKS: dict[str, str] = {
     "gpu": "precalign.analysis.benchmarks.gpu",
     "memory": "precalign.analysis.benchmarks.memory",
     "numerics": "precalign.analysis.benchmarks.numerics",
+    "ptx": "precalign.analysis.benchmarks.ptx",
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -226,12 +226,12 @@ def run(*, file: Path, name: str, output: Path | None, as_json: bool, **chosen: 
       precalign kernels run scan.cu --kernel scan --grid 1 --block 512 --args in.npy --args out=empty:int32:512 --orders 5 -o results/
     """
     from precalign.gpu.ptx import Kernel
-    from precalign.gpu.ptx.kernel import ENGINES
+    from precalign.gpu.ptx.kernel import Engine
 
     source, headers = _read(file, chosen["include"])
     kernels = [
         Kernel(source, name, headers, _macro_table(chosen["macros"]), file=file.name, engine=engine)
-        for engine in ENGINES
+        for engine in get_args(Engine)
         if chosen["engine"] in (engine, "both")
     ]
     grid, block = _extent(chosen["grid"], "--grid"), _extent(chosen["block"], "--block")

@@ -205,6 +205,8 @@ class _EntryParser:
         match = re.fullmatch(r"(?:@(!?)\s*([%$\w]+)\s+)?([a-z]\w*(?:(?:\.|::)\w+)*)\s*(.*)", text, re.DOTALL)
         if not match:
             raise PtxSyntaxError(f"{where}: not an instruction: {text}")
+        if match[3].split(".")[0] == "call":
+            raise UnsupportedPtxError(f"{where}: call is not modelled; let the compiler inline the function")
         guard: Register | Negated | None = None
         if match[2]:
             register = self._lookup(match[2])

@@ -20,7 +20,16 @@ _AGAINST = {"read": ("write", "atomic"), "write": ("write", "read", "atomic"), "
 
 
 @kernel
-def _first_conflict(record, latest, first, n_cells, lanes, blocks, block_epoch, warp_epoch):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _first_conflict(
+    record: Array,
+    latest: Array,
+    first: Array,
+    n_cells: Array,
+    lanes: Array,
+    blocks: Array,
+    block_epoch: Array,
+    warp_epoch: Array,
+) -> Array:
     """Return the position of the first access that conflicts with what is recorded, or -1."""
     for i in range(lanes.size):
         block, warp = blocks[i], lanes[i] >> 5
@@ -38,7 +47,16 @@ def _first_conflict(record, latest, first, n_cells, lanes, blocks, block_epoch, 
 
 
 @kernel
-def _note(record, latest, first, n_cells, lanes, blocks, block_epoch, warp_epoch):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _note(
+    record: Array,
+    latest: Array,
+    first: Array,
+    n_cells: Array,
+    lanes: Array,
+    blocks: Array,
+    block_epoch: Array,
+    warp_epoch: Array,
+) -> Array:
     """Record who made accesses of one class (reads, writes or atomics) to each cell in the latest epoch."""
     for i in range(lanes.size):
         block, warp = blocks[i], lanes[i] >> 5

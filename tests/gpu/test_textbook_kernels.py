@@ -1,5 +1,6 @@
 """Kernels of the kinds that textbooks hold, and defects planted in them, on the PTX machine."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,17 @@ def source(name, *edits):
     return text
 
 
+ENGINE = "checked"
+both_engines = pytest.mark.usefixtures("engine")
+
+
+@pytest.fixture(params=["checked", "compiled"])
+def engine(request, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "ENGINE", request.param)
+
+
 def kernel(name, *edits, **macros):
-    return Kernel(source(name, *edits), name, macros=macros, file=f"{name}.cu")
+    return Kernel(source(name, *edits), name, macros=macros, file=f"{name}.cu", engine=ENGINE)
 
 
 def line_of(name, fragment, *edits):
@@ -36,6 +46,7 @@ def rng():
     return np.random.default_rng(11)
 
 
+@both_engines
 @pytest.mark.parametrize("seed", SEEDS)
 def test_reduction(rng, seed):
     numbers = rng.integers(-50, 50, 1000).astype(np.float32)  # every partial sum is exact
@@ -46,6 +57,7 @@ def test_reduction(rng, seed):
     assert (load.requests, load.bytes, load.sectors) == (32, 4000, 125)
 
 
+@both_engines
 @pytest.mark.parametrize("seed", SEEDS)
 def test_scan(rng, seed):
     numbers, sums = rng.integers(-1000, 1000, 200).astype(np.int32), np.empty(200, np.int32)
@@ -53,6 +65,7 @@ def test_scan(rng, seed):
     np.testing.assert_array_equal(sums, np.cumsum(numbers))
 
 
+@both_engines
 @pytest.mark.parametrize("seed", SEEDS)
 def test_transpose_and_its_bank_conflicts(rng, seed):
     matrix, turned = rng.standard_normal((70, 50)).astype(np.float32), np.empty((50, 70), np.float32)
@@ -67,6 +80,7 @@ def test_transpose_and_its_bank_conflicts(rng, seed):
     assert conflicts[0] == 50 * (31 + 31 + 5)
 
 
+@both_engines
 @pytest.mark.parametrize("seed", SEEDS)
 def test_softmax(rng, seed):
     rows, probs = rng.standard_normal((9, 77)).astype(np.float32), np.empty((9, 77), np.float32)
@@ -76,6 +90,7 @@ def test_softmax(rng, seed):
     assert any(opcode.startswith("ex2.approx") for opcode in report.models)
 
 
+@both_engines
 @pytest.mark.parametrize("seed", SEEDS)
 def test_histogram(rng, seed):
     octets, counts = rng.integers(0, 256, 5001).astype(np.uint8), np.zeros(256, np.uint32)
@@ -83,6 +98,7 @@ def test_histogram(rng, seed):
     np.testing.assert_array_equal(counts, np.bincount(octets, minlength=256))
 
 
+@both_engines
 @pytest.mark.parametrize("seed", SEEDS)
 def test_matmul(rng, seed):
     a, b = (rng.integers(-9, 9, (48, 48)).astype(np.float32) for _ in range(2))
@@ -91,6 +107,7 @@ def test_matmul(rng, seed):
     np.testing.assert_array_equal(c, a @ b)
 
 
+@both_engines
 @pytest.mark.parametrize("seed", SEEDS)
 def test_argmax(rng, seed):
     rows, places = rng.integers(0, 20, (13, 45)).astype(np.float32), np.empty(13, np.int32)
@@ -98,6 +115,7 @@ def test_argmax(rng, seed):
     np.testing.assert_array_equal(places, rows.argmax(axis=1))
 
 
+@both_engines
 @pytest.mark.parametrize("n", [1, 64, 131])
 def test_copy(rng, n):
     numbers, copied = rng.standard_normal(n).astype(np.float32), np.empty(n, np.float32)
@@ -105,6 +123,7 @@ def test_copy(rng, n):
     np.testing.assert_array_equal(copied, numbers)
 
 
+@both_engines
 def test_half_axpy(rng):
     x, y = (rng.standard_normal(200).astype(np.float16) for _ in range(2))
     a = np.array([1.25, -0.5], np.float16)
@@ -113,6 +132,7 @@ def test_half_axpy(rng):
     np.testing.assert_array_equal(y, exact.astype(np.float16))
 
 
+@both_engines
 @pytest.mark.parametrize("seed", SEEDS)
 def test_bitonic_sort(rng, seed):
     numbers = rng.integers(-1000, 1000, 256).astype(np.int32)
@@ -137,6 +157,7 @@ def test_missing_second_barrier_is_a_race(seed):
         kernel("matmul", edit)((3, 3), (16, 16), [a, a.copy(), np.zeros_like(a), np.int32(48)], seed=seed)
 
 
+@both_engines
 def test_off_by_one_is_out_of_bounds():
     edit = ("i < n ? in[i]", "i <= n ? in[i]")
     line = line_of("reduction", "i <= n", edit)
@@ -147,6 +168,7 @@ def test_off_by_one_is_out_of_bounds():
         kernel("reduction", edit)(2, 256, arguments)
 
 
+@both_engines
 def test_shared_overrun_is_out_of_bounds():
     edit = ("own[256];", "own[255];")
     with pytest.raises(KernelFault, match=r"bitonic\.cu:6: out-of-bounds: 4 bytes at byte 1020 of shared .*own"):
@@ -162,11 +184,12 @@ extern "C" __global__ void k(float4* out) {
 }"""
 
 
+@both_engines
 def test_wide_read_of_an_array_without_align():
     out = np.zeros((32, 4), np.float32)
     with pytest.raises(KernelFault, match=r"a\.cu:\d: misaligned: 16 bytes"):
-        Kernel(MISALIGNED % "", "k", file="a.cu")(1, 32, [out])
-    Kernel(MISALIGNED % "__align__(16)", "k", file="a.cu")(1, 32, [out])
+        Kernel(MISALIGNED % "", "k", file="a.cu", engine=ENGINE)(1, 32, [out])
+    Kernel(MISALIGNED % "__align__(16)", "k", file="a.cu", engine=ENGINE)(1, 32, [out])
     np.testing.assert_array_equal(out, np.tile(np.arange(4, dtype=np.float32), (32, 1)))
 
 
@@ -181,6 +204,7 @@ def test_uninitialised_global_read():
         kernel("reduction")(1, 256, [np.ones(9, np.float32), np.int32(9), Uninitialised(np.zeros(1, np.float32))])
 
 
+@both_engines
 @pytest.mark.parametrize("seed", SEEDS)
 def test_divergent_barrier(seed):
     edit = ("    if (threadIdx.x == 0)\n", "    if (threadIdx.x < 100) __syncthreads();\n    if (threadIdx.x == 0)\n")
@@ -190,6 +214,7 @@ def test_divergent_barrier(seed):
         kernel("reduction", edit)(1, 256, arguments, seed=seed)
 
 
+@both_engines
 def test_shuffle_that_some_lanes_never_reach():
     text = """extern "C" __global__ void k(int* out) {
     int v = threadIdx.x;
@@ -197,7 +222,7 @@ def test_shuffle_that_some_lanes_never_reach():
     out[threadIdx.x] = v;
 }"""
     with pytest.raises(KernelFault, match=r"s\.cu:3: barrier: waits for lanes"):
-        Kernel(text, "k", file="s.cu")(1, 32, [np.zeros(32, np.int32)])
+        Kernel(text, "k", file="s.cu", engine=ENGINE)(1, 32, [np.zeros(32, np.int32)])
 
 
 def test_warp_barrier_orders_a_warp_but_not_a_block():
@@ -214,6 +239,7 @@ def test_warp_barrier_orders_a_warp_but_not_a_block():
         Kernel(text, "k", macros={"MASK": "32"})(1, 64, [out])
 
 
+@both_engines
 def test_write_to_a_read_only_array():
     numbers = np.zeros(256, np.int32)
     numbers.flags.writeable = False
@@ -226,10 +252,11 @@ def test_a_source_that_does_not_compile_gives_the_compilers_words():
         Kernel("nonsense", "k", file="broken.cu")
 
 
+@both_engines
 def test_tensor_cores_are_refused():
     text = """extern "C" __global__ void k(unsigned* p) {
     asm volatile("mma.sync.aligned.m16n8k8.row.col.f16.f16.f16.f16 {%0, %1}, {%0, %1}, {%0}, {%0, %1};"
         : "+r"(p[0]), "+r"(p[1]));
 }"""
     with pytest.raises(Exception, match=r"kernel\.cu:\d: PTX line \d+: mma\.sync.* is not modelled"):
-        Kernel(text, "k")(1, 32, [np.zeros(2, np.uint32)])
+        Kernel(text, "k", engine=ENGINE)(1, 32, [np.zeros(2, np.uint32)])

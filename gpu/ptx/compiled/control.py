@@ -286,7 +286,8 @@ class _Reduction(_Plan):
 
 def _collective(instruction: Instruction) -> _Plan:
     """Resolve the modifiers of a warp-wide operation."""
-    m, plan = Modifiers(instruction.opcode), None
+    m = Modifiers(instruction.opcode)
+    plan: _Plan
     if m.name in ("bar", "barrier"):
         m.flag("warp")
         sync = m.flag("sync")

@@ -77,7 +77,7 @@ class CompiledLaunch:
     def _context(self, has_local: bool) -> NDArray[np.int64]:  # noqa: FBT001 - private
         launch, c = self.launch, np.zeros(layout.CONTEXT_WORDS, np.int64)
         segments = np.array(
-            [(s.base, s.end, s.octets.ctypes.data, s.read_only) for s in launch.memory.segments] or [(0, 0, 0, 0)],
+            [(s.base, s.end, s.octets.ctypes.data, int(s.read_only)) for s in launch.memory.segments] or [(0, 0, 0, 0)],
             np.int64,
         )
         symbols = np.array([launch.addresses[name] for name in self.program.symbols] or [0], np.int64)
@@ -96,7 +96,7 @@ class CompiledLaunch:
         c[layout.SPECIAL_WORDS : layout.SPECIAL_WORDS + len(words)] = words
         return c
 
-    def run(self, seed: int | None = None, max_turns: int = MAX_TURNS) -> Report:
+    def run(self, seed: int | None = None) -> Report:
         """Run all blocks; a seed draws the order of blocks and warps.
 
         Raises
@@ -126,7 +126,7 @@ class CompiledLaunch:
             warps,
             launch.threads_per_block,
             np.array(launch.grid, np.int64),
-            max_turns,
+            MAX_TURNS,
         )
         if stopped >= 0:
             raise self._fault(int(stopped), frames_at, frame_bytes)
@@ -176,7 +176,8 @@ class CompiledLaunch:
         if kind == layout.MISALIGNED:
             return f"{width} bytes at 0x{address:x}, {address % width} beyond a multiple"
         if kind == layout.READ_ONLY:
-            return f"write to {self.launch.memory.near(address).name}, which is constant"
+            near = self.launch.memory.near(address)
+            return f"write to {near.name if near else 'memory'}, which is constant"
         if kind == layout.OUT_OF_BOUNDS:
             return self._outside(address, width, space)
         if kind == layout.DIVERGENT:

@@ -71,9 +71,8 @@ def leave_on(lanes: Lanes, condition: str) -> None:
     lanes.code.label(following)
 
 
-def write_access(lanes: Lanes, index: int, instruction: Instruction) -> None:
-    """Write ld or st."""
-    m = Modifiers(instruction.opcode)
+def _modifiers(m: Modifiers) -> tuple[Scalar, int, str]:
+    """Return the type, the number of elements and the space of ld or st."""
     scalar = m.scalar()
     count = int(m.take("v2", "v4", default="v1")[1])
     space, order = _space(m), m.take(*_ORDERS)
@@ -86,6 +85,12 @@ def write_access(lanes: Lanes, index: int, instruction: Instruction) -> None:
     m.finish()
     if scalar.kind in ("pred", "packed"):
         raise m.refuse(f".{scalar.name}")
+    return scalar, count, space
+
+
+def write_access(lanes: Lanes, index: int, instruction: Instruction) -> None:
+    """Write ld or st."""
+    scalar, count, space = _modifiers(Modifiers(instruction.opcode))
     is_load = instruction.name != "st"
     place, data = reversed(instruction.operands) if is_load else instruction.operands
     elements = data.elements if isinstance(data, Vector) else (data,)

@@ -73,7 +73,7 @@ class _Writer:
     """Writes the function of one kernel."""
 
     def __init__(self, module: Module, entry: Entry) -> None:
-        self.entry, self.code, self.models = entry, Code(), {}
+        self.entry, self.code = entry, Code()
         shared = [v for v in [*module.variables, *entry.variables] if v.space == "shared"]
         local = [v for v in entry.variables if v.space == "local"]
         addresses = lay_out(shared, 0)[0] | lay_out(local, 0)[0]

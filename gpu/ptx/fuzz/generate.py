@@ -221,11 +221,9 @@ def _values(rng: np.random.Generator, bits: int, n: int) -> NDArray[np.generic]:
         if bits < 64
         else rng.integers(0, 1 << 63, n, dtype=np.uint64) * 2 + 1
     )
-    ordinary = {
-        16: lambda: rng.standard_normal(n).astype(np.float16).view(np.uint16),
-        32: lambda: (rng.standard_normal(n) * 2.0 ** rng.integers(-30, 30, n)).astype(np.float32).view(np.uint32),
-        64: lambda: (rng.standard_normal(n) * 2.0 ** rng.integers(-200, 200, n)).view(np.uint64),
-    }[bits]()
+    scale = {16: 8, 32: 30, 64: 200}[bits]
+    numbers = rng.standard_normal(n) * 2.0 ** rng.integers(-scale, scale, n)
+    ordinary = numbers.astype(f"f{bits // 8}").view(dtype)
     return np.choose(kinds, [special, small, anything, ordinary]).astype(dtype)
 
 

@@ -6,12 +6,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from precalign.gpu.ptx.fuzz.compare import difference
-from precalign.gpu.ptx.fuzz.generate import Statement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from precalign.gpu.ptx.fuzz.generate import Program
+    from precalign.gpu.ptx.fuzz.generate import Program, Statement
 
 
 def _smaller(statements: list[Statement]) -> Iterator[list[Statement]]:

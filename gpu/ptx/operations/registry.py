@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from precalign.gpu.ptx.faults import UnsupportedPtxError
@@ -98,7 +98,7 @@ def operation(name: str, kinds: str) -> Callable[[Any], Any]:
     return register
 
 
-@lru_cache(maxsize=None)
+@cache
 def resolve(opcode: str) -> Operation:
     """Return what an opcode computes.
 

@@ -92,7 +92,7 @@ def fma(a: Array, b: Array, c: Array, dtype: Any, mode: str = "rn") -> Array:  #
 
 
 @kernel
-def fma32(a, b, c, result):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201 - arrays inside a kernel
+def fma32(a: Array, b: Array, c: Array, result: Array) -> Array:
     """Write a * b + c rounded to nearest; the same steps as `sum_to_odd`, in one pass.
 
     Parameters

@@ -6,8 +6,6 @@ They return 0, or the kind of fault after writing its particulars.
 
 from __future__ import annotations
 
-from numba import types
-
 from precalign.gpu.ptx.compiled.layout import (
     ADDRESS,
     CONST_SPACE,
@@ -18,7 +16,6 @@ from precalign.gpu.ptx.compiled.layout import (
     INSTRUCTION,
     KIND,
     LANE,
-    LINES,
     LOCAL_ATOMIC,
     LOCAL_BYTES,
     LOCAL_INSIDE,
@@ -43,6 +40,8 @@ from precalign.gpu.ptx.compiled.layout import (
 from precalign.gpu.ptx.compiled.runtime.atomics import changed
 from precalign.gpu.ptx.compiled.runtime.measure import cached_segment, keep_segment, measure
 from precalign.gpu.ptx.compiled.runtime.raw import (
+    int32,
+    int64,
     load8,
     load16,
     load32,
@@ -51,22 +50,27 @@ from precalign.gpu.ptx.compiled.runtime.raw import (
     store16,
     store32,
     store64,
+    uint16,
+    uint32,
+    uint64,
 )
 from precalign.gpu.ptx.memory import LOCAL_WINDOW, PARAM_BASE, SHARED_WINDOW, WINDOW_BYTES
-from precalign.jit import inline
+from precalign.jit import Array, inline
 
-_I32, _I64 = types.int32, types.int64
+_I32, _I64 = int32, int64
 LOAD, STORE, UPDATE = 0, 1, 2
 
 
 @inline
-def word(base, index):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201 - addresses inside a kernel
+def word(base: Array, index: Array) -> Array:
     """Return a 64-bit word of a table."""
-    return types.int64(load64(base + 8 * index))
+    return int64(load64(base + 8 * index))
 
 
 @inline
-def report_fault(context, kind, index, lane, address, width, space):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def report_fault(
+    context: Array, kind: Array, index: Array, lane: Array, address: Array, width: Array, space: Array
+) -> Array:
     """Write the particulars of a fault; return its kind."""
     place = word(context, FAULT)
     for number, value in (
@@ -77,12 +81,12 @@ def report_fault(context, kind, index, lane, address, width, space):  # type: ig
         (WIDTH, width),
         (FAULT_SPACE, space),
     ):
-        store64(place + 8 * number, types.uint64(value))
-    return types.int32(kind)
+        store64(place + 8 * number, uint64(value))
+    return int32(kind)
 
 
 @inline
-def find_segment(context, address, width, guess):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def find_segment(context: Array, address: Array, width: Array, guess: Array) -> Array:
     """Return the number of the buffer that holds these bytes, or -1."""
     table, n = word(context, SEGMENTS), word(context, N_SEGMENTS)
     if guess < n:
@@ -97,7 +101,9 @@ def find_segment(context, address, width, guess):  # type: ignore[no-untyped-def
 
 
 @inline
-def host_places(context, index, mask, addresses, places, width, is_store):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def host_places(
+    context: Array, index: Array, mask: Array, addresses: Array, places: Array, width: Array, is_store: Array
+) -> Array:
     """Turn global addresses into addresses of this process; -1, or the lane that touches no buffer, or -2 - lane if read-only."""
     guess = cached_segment(context, index)
     for lane in range(32):
@@ -111,13 +117,13 @@ def host_places(context, index, mask, addresses, places, width, is_store):  # ty
                 row = word(context, SEGMENTS) + 8 * SEGMENT_WORDS * guess
             if is_store and word(row, 3):
                 return -2 - lane
-            store64(places + 8 * lane, types.uint64(address - word(row, 0) + word(row, 2)))
+            store64(places + 8 * lane, uint64(address - word(row, 0) + word(row, 2)))
     keep_segment(context, index, guess)
     return -1
 
 
 @inline
-def inside(map_, offset, width):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def inside(map_: Array, offset: Array, width: Array) -> Array:
     """Tell whether all bytes belong to a variable."""
     if width == 4:
         return load32(map_ + offset) == 0x01010101
@@ -125,14 +131,16 @@ def inside(map_, offset, width):  # type: ignore[no-untyped-def]  # noqa: ANN001
         return load16(map_ + offset) == 0x0101
     if width == 1:
         return load8(map_ + offset) == 1
-    for step in range(0, width, 8):
-        if load64(map_ + offset + step) != 0x0101010101010101:
-            return False
-    return True
+    whole = load64(map_ + offset) == 0x0101010101010101
+    if width == 16:
+        whole = whole and load64(map_ + offset + 8) == 0x0101010101010101
+    return whole
 
 
 @inline
-def own_places(context, frame, space, mask, addresses, places, width):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def own_places(
+    context: Array, frame: Array, space: Array, mask: Array, addresses: Array, places: Array, width: Array
+) -> Array:
     """Turn offsets into shared or local memory into addresses of this process; -1, or the lane that touches no variable."""
     shared = space == SHARED_SPACE
     total = word(context, SHARED_BYTES) if shared else word(context, LOCAL_BYTES)
@@ -144,41 +152,50 @@ def own_places(context, frame, space, mask, addresses, places, width):  # type: 
             offset = word(addresses, lane)
             if offset < 0 or offset + width > total or not inside(map_, offset, width):
                 return lane
-            store64(places + 8 * lane, types.uint64(base + lane * step + offset))
+            store64(places + 8 * lane, uint64(base + lane * step + offset))
     return -1
 
 
 @inline
-def move(kind, mask, places, values, width, count):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def copy(width: Array, target: Array, source: Array) -> Array:
+    """Copy one number."""
+    if width == 4:
+        store32(target, load32(source))
+    elif width == 8:
+        store64(target, load64(source))
+    elif width == 2:
+        store16(target, load16(source))
+    else:
+        store8(target, load8(source))
+
+
+@inline
+def move(kind: Array, mask: Array, places: Array, values: Array, width: Array, count: Array) -> Array:
     """Copy numbers between memory and vectors."""
     for element in range(count):
         vector, step = values + 32 * width * element, width * element
         for lane in range(32):
             if mask >> lane & 1:
                 place, own = word(places, lane) + step, vector + width * lane
-                if width == 4:
-                    if kind == LOAD:
-                        store32(own, load32(place))
-                    else:
-                        store32(place, load32(own))
-                elif width == 8:
-                    if kind == LOAD:
-                        store64(own, load64(place))
-                    else:
-                        store64(place, load64(own))
-                elif width == 2:
-                    if kind == LOAD:
-                        store16(own, load16(place))
-                    else:
-                        store16(place, load16(own))
-                elif kind == LOAD:
-                    store8(own, load8(place))
+                if kind == LOAD:
+                    copy(width, own, place)
                 else:
-                    store8(place, load8(own))
+                    copy(width, place, own)
 
 
 @inline
-def locate(context, frame, index, space, mask, addresses, places, width, total, kind):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def locate(
+    context: Array,
+    frame: Array,
+    index: Array,
+    space: Array,
+    mask: Array,
+    addresses: Array,
+    places: Array,
+    width: Array,
+    total: Array,
+    kind: Array,
+) -> Array:
     """Check an access to one space and find its places; 0 or a fault."""
     for lane in range(32):
         if mask >> lane & 1 and word(addresses, lane) & (total - 1):
@@ -195,7 +212,7 @@ def locate(context, frame, index, space, mask, addresses, places, width, total, 
 
 
 @inline
-def window_of(address):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def window_of(address: Array) -> Array:
     """Return the space of a generic address."""
     if SHARED_WINDOW <= address < SHARED_WINDOW + WINDOW_BYTES:
         return SHARED_SPACE
@@ -205,7 +222,20 @@ def window_of(address):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
 
 
 @inline
-def access(context, frame, index, space, mask, addresses, places, values, width, count, kind, operation):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def access(  # noqa: C901
+    context: Array,
+    frame: Array,
+    index: Array,
+    space: Array,
+    mask: Array,
+    addresses: Array,
+    places: Array,
+    values: Array,
+    width: Array,
+    count: Array,
+    kind: Array,
+    operation: Array,
+) -> Array:
     """Carry out one access of a warp; a generic one is split by space."""
     if mask == 0:
         return OK
@@ -214,15 +244,15 @@ def access(context, frame, index, space, mask, addresses, places, values, width,
     if space != GENERIC_SPACE:
         return one_space(context, frame, index, space, mask, addresses, places, values, width, count, kind, operation)
     for own in (SHARED_SPACE, LOCAL_SPACE, GLOBAL_SPACE):
-        part = types.int64(0)
+        part = int64(0)
         for lane in range(32):
             if mask >> lane & 1 and window_of(word(addresses, lane)) == own:
-                part |= types.int64(1) << lane
+                part |= int64(1) << lane
         if part:
             base = SHARED_WINDOW if own == SHARED_SPACE else LOCAL_WINDOW if own == LOCAL_SPACE else 0
             for lane in range(32):
                 if part >> lane & 1:
-                    store64(addresses + 8 * lane, types.uint64(word(addresses, lane) - base))
+                    store64(addresses + 8 * lane, uint64(word(addresses, lane) - base))
             fault = one_space(
                 context, frame, index, own, part, addresses, places, values, width, count, kind, operation
             )
@@ -232,7 +262,20 @@ def access(context, frame, index, space, mask, addresses, places, values, width,
 
 
 @inline
-def one_space(context, frame, index, space, mask, addresses, places, values, width, count, kind, operation):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def one_space(
+    context: Array,
+    frame: Array,
+    index: Array,
+    space: Array,
+    mask: Array,
+    addresses: Array,
+    places: Array,
+    values: Array,
+    width: Array,
+    count: Array,
+    kind: Array,
+    operation: Array,
+) -> Array:
     """Carry out an access to one space."""
     if kind == UPDATE and space == LOCAL_SPACE:
         return report_fault(context, LOCAL_ATOMIC, index, 0, word(addresses, 0), width, space)
@@ -247,31 +290,40 @@ def one_space(context, frame, index, space, mask, addresses, places, values, wid
         if mask >> lane & 1:
             place, own = word(places, lane), values + width * lane
             if width == 4:
-                old = types.uint64(load32(place))
-                new = changed(operation, old, types.uint64(load32(own)), types.uint64(load32(own + 32 * width)))
-                store32(place, types.uint32(new))
-                store32(own + 64 * width, types.uint32(old))
+                old = uint64(load32(place))
+                new = changed(operation, old, uint64(load32(own)), uint64(load32(own + 32 * width)))
+                store32(place, uint32(new))
+                store32(own + 64 * width, uint32(old))
             elif width == 8:
                 old = load64(place)
                 store64(place, changed(operation, old, load64(own), load64(own + 32 * width)))
                 store64(own + 64 * width, old)
             else:
-                old = types.uint64(load16(place))
-                new = changed(operation, old, types.uint64(load16(own)), types.uint64(load16(own + 32 * width)))
-                store16(place, types.uint16(new))
-                store16(own + 64 * width, types.uint16(old))
+                old = uint64(load16(place))
+                new = changed(operation, old, uint64(load16(own)), uint64(load16(own + 32 * width)))
+                store16(place, uint16(new))
+                store16(own + 64 * width, uint16(old))
     return OK
 
 
 @inline
-def load_param(context, index, mask, addresses, places, values, width, count):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def load_param(
+    context: Array,
+    index: Array,
+    mask: Array,
+    addresses: Array,
+    places: Array,
+    values: Array,
+    width: Array,
+    count: Array,
+) -> Array:
     """Read parameters at addresses computed at run time; they are not measured."""
     for lane in range(32):
         if mask >> lane & 1:
             offset = word(addresses, lane) - PARAM_BASE
             if offset < 0 or offset + width * count > word(context, PARAM_BYTES):
                 return report_fault(context, OUT_OF_BOUNDS, index, lane, word(addresses, lane), width, PARAM_SPACE)
-            store64(places + 8 * lane, types.uint64(word(context, PARAMS) + offset))
+            store64(places + 8 * lane, uint64(word(context, PARAMS) + offset))
     move(LOAD, mask, places, values, width, count)
     return OK
 
@@ -279,27 +331,58 @@ def load_param(context, index, mask, addresses, places, values, width, count):  
 _SIGNATURE = _I32(_I64, _I64, _I64, _I64, _I32, _I64, _I64, _I64, _I64, _I64)
 
 
-def ptx_load(context, frame, index, space, mask, addresses, places, values, width, count):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def ptx_load(
+    context: Array,
+    frame: Array,
+    index: Array,
+    space: Array,
+    mask: Array,
+    addresses: Array,
+    places: Array,
+    values: Array,
+    width: Array,
+    count: Array,
+) -> Array:
     """Read `count` neighbouring numbers of `width` bytes per lane into `values`."""
-    lanes = types.int64(types.uint32(mask))
-    return types.int32(access(context, frame, index, space, lanes, addresses, places, values, width, count, LOAD, 0))
+    lanes = int64(uint32(mask))
+    return int32(access(context, frame, index, space, lanes, addresses, places, values, width, count, LOAD, 0))
 
 
-def ptx_store(context, frame, index, space, mask, addresses, places, values, width, count):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def ptx_store(
+    context: Array,
+    frame: Array,
+    index: Array,
+    space: Array,
+    mask: Array,
+    addresses: Array,
+    places: Array,
+    values: Array,
+    width: Array,
+    count: Array,
+) -> Array:
     """Write them from `values`."""
-    lanes = types.int64(types.uint32(mask))
-    return types.int32(access(context, frame, index, space, lanes, addresses, places, values, width, count, STORE, 0))
+    lanes = int64(uint32(mask))
+    return int32(access(context, frame, index, space, lanes, addresses, places, values, width, count, STORE, 0))
 
 
-def ptx_update(context, frame, index, space, mask, addresses, places, values, width, operation):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def ptx_update(
+    context: Array,
+    frame: Array,
+    index: Array,
+    space: Array,
+    mask: Array,
+    addresses: Array,
+    places: Array,
+    values: Array,
+    width: Array,
+    operation: Array,
+) -> Array:
     """Read, change and write one number per lane; the old ones stand behind the operands in `values`."""
-    lanes = types.int64(types.uint32(mask))
-    return types.int32(
-        access(context, frame, index, space, lanes, addresses, places, values, width, 1, UPDATE, operation)
-    )
+    lanes = int64(uint32(mask))
+    return int32(access(context, frame, index, space, lanes, addresses, places, values, width, 1, UPDATE, operation))
 
 
-def ptx_fault(context, kind, index, mask):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def ptx_fault(context: Array, kind: Array, index: Array, mask: Array) -> Array:
     """Report a fault of the lowest of some lanes."""
     lane = 0
     while lane < 31 and not mask >> lane & 1:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from numba import types
-
+from precalign.gpu.ptx.compiled.runtime.raw import int32, int64, uint16, uint32, uint64
 from precalign.gpu.ptx.compiled.runtime.rounding import NEAREST
 from precalign.gpu.ptx.compiled.runtime.scalars import BFLOAT16, BINARY16, brain, fused, half
-from precalign.jit import inline, reinterpret
+from precalign.jit import Array, inline, reinterpret
 
 NAMES = (
     "exch", "cas", "inc", "dec", "and", "or", "xor", "add",
@@ -21,49 +20,49 @@ NAMES = (
 
 
 @inline
-def _f32(code):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - numbers inside a kernel
-    return reinterpret(types.int32(code))
+def _f32(code: Array) -> Array:
+    return reinterpret(int32(code))
 
 
 @inline
-def _flushed(code):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    return code & types.uint64(0x80000000) if (code & types.uint64(0x7F800000)) == 0 else code
+def _flushed(code: Array) -> Array:
+    return code & uint64(0x80000000) if (code & uint64(0x7F800000)) == 0 else code
 
 
 @inline
-def _add_f32(a, b):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _add_f32(a: Array, b: Array) -> Array:
     total = _f32(a) + _f32(b)
     if total != total:  # noqa: PLR0124 - NaN
-        return types.uint64(0x7FFFFFFF)
-    return types.uint64(types.uint32(reinterpret(total)))
+        return uint64(0x7FFFFFFF)
+    return uint64(uint32(reinterpret(total)))
 
 
 @inline
-def _add_f64(a, b):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    total = reinterpret(types.int64(a)) + reinterpret(types.int64(b))
+def _add_f64(a: Array, b: Array) -> Array:
+    total = reinterpret(int64(a)) + reinterpret(int64(b))
     if total != total:  # noqa: PLR0124 - NaN
-        return types.uint64(0x7FF8000000000000)
-    return types.uint64(reinterpret(total))
+        return uint64(0x7FF8000000000000)
+    return uint64(reinterpret(total))
 
 
 @inline
-def _add_half(a, b, is_bf16):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    one, two = a & types.uint64(0xFFFF), b & types.uint64(0xFFFF)
+def _add_half(a: Array, b: Array, is_bf16: Array) -> Array:
+    one, two = a & uint64(0xFFFF), b & uint64(0xFFFF)
     if is_bf16:
-        return fused(brain(types.uint16(one)), brain(types.uint16(two)), NEAREST, BFLOAT16)
-    return fused(half(types.uint16(one)), half(types.uint16(two)), NEAREST, BINARY16)
+        return fused(brain(uint16(one)), brain(uint16(two)), NEAREST, BFLOAT16)
+    return fused(half(uint16(one)), half(uint16(two)), NEAREST, BINARY16)
 
 
 @inline
-def _integers(operation, old, b, c):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, C901, PLR0912
+def _integers(operation: Array, old: Array, b: Array, c: Array) -> Array:  # noqa: C901, PLR0912
     if operation == _EXCH:
         return b
     if operation == _CAS:
         return c if old == b else old
     if operation == _INC:
-        return types.uint64(0) if old >= b else old + types.uint64(1)
+        return uint64(0) if old >= b else old + uint64(1)
     if operation == _DEC:
-        return b if old == 0 or old > b else old - types.uint64(1)
+        return b if old == 0 or old > b else old - uint64(1)
     if operation == _AND:
         return old & b
     if operation == _OR:
@@ -73,20 +72,20 @@ def _integers(operation, old, b, c):  # type: ignore[no-untyped-def]  # noqa: AN
     if operation == _ADD:
         return old + b
     if operation == _MIN_U:
-        return b if b < old else old
+        return min(old, b)
     if operation == _MAX_U:
-        return b if b > old else old
+        return max(old, b)
     if operation == _MIN_S32:
-        return b if types.int32(b) < types.int32(old) else old
+        return b if int32(b) < int32(old) else old
     if operation == _MAX_S32:
-        return b if types.int32(b) > types.int32(old) else old
+        return b if int32(b) > int32(old) else old
     if operation == _MIN_S64:
-        return b if types.int64(b) < types.int64(old) else old
-    return b if types.int64(b) > types.int64(old) else old
+        return b if int64(b) < int64(old) else old
+    return b if int64(b) > int64(old) else old
 
 
 @inline
-def changed(operation, old, b, c):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def changed(operation: Array, old: Array, b: Array, c: Array) -> Array:
     """Return the new value; codes in the low bits of 64, what is above is cut by the caller."""
     if operation < _ADD_F32:
         return _integers(operation, old, b, c)
@@ -100,4 +99,4 @@ def changed(operation, old, b, c):  # type: ignore[no-untyped-def]  # noqa: ANN0
     low = _add_half(old, b, is_bf16)
     if operation in (_ADD_F16, _ADD_BF16):
         return low
-    return _add_half(old >> types.uint64(16), b >> types.uint64(16), is_bf16) << types.uint64(16) | low
+    return _add_half(old >> uint64(16), b >> uint64(16), is_bf16) << uint64(16) | low

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from numba import cfunc
@@ -13,7 +13,7 @@ FUNCTIONS: dict[str, tuple[Any, Any]] = scalars.FUNCTIONS | access.FUNCTIONS | c
 """name -> (numba signature, function)."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def _compiled(name: str) -> Any:  # noqa: ANN401 - numba's CFunc, which must live as long as its address is used
     signature, function = FUNCTIONS[name]
     return cfunc(signature, cache=True)(function)

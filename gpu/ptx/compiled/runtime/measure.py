@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import types
 
 from precalign.gpu.ptx.compiled.layout import (
     BYTES,
@@ -18,43 +17,43 @@ from precalign.gpu.ptx.compiled.layout import (
     SHARED_SPACE,
     SPACE,
 )
-from precalign.gpu.ptx.compiled.runtime.raw import load64, store64
-from precalign.jit import inline
+from precalign.gpu.ptx.compiled.runtime.raw import int64, load64, store64, uint64
+from precalign.jit import Array, inline
 
 _SEGMENT = 7  # the buffer that the instruction met last; no measurement
 
 
 @inline
-def line_of(context, index):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201 - addresses inside a kernel
+def line_of(context: Array, index: Array) -> Array:
     """Return where the measurements of an instruction are."""
-    return types.int64(load64(context + 8 * LINES)) + 8 * LINE_WORDS * index
+    return int64(load64(context + 8 * LINES)) + 8 * LINE_WORDS * index
 
 
 @inline
-def cached_segment(context, index):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def cached_segment(context: Array, index: Array) -> Array:
     """Return the buffer that the instruction met last."""
-    return types.int64(load64(line_of(context, index) + 8 * _SEGMENT))
+    return int64(load64(line_of(context, index) + 8 * _SEGMENT))
 
 
 @inline
-def keep_segment(context, index, number):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def keep_segment(context: Array, index: Array, number: Array) -> Array:
     """Remember it."""
-    store64(line_of(context, index) + 8 * _SEGMENT, types.uint64(number))
+    store64(line_of(context, index) + 8 * _SEGMENT, uint64(number))
 
 
 @inline
-def count(line, what, amount):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def count(line: Array, what: Array, amount: Array) -> Array:
     """Add to a measurement."""
-    store64(line + 8 * what, load64(line + 8 * what) + types.uint64(amount))
+    store64(line + 8 * what, load64(line + 8 * what) + uint64(amount))
 
 
 @inline
-def sectors_of(mask, addresses):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def sectors_of(mask: Array, addresses: Array) -> Array:
     """Return how many different 32-byte sectors the lanes touch: new ones, counted in the order of lanes."""
-    n, previous, highest = 0, types.int64(-1), types.int64(-1)
+    n, previous, highest = 0, int64(-1), int64(-1)
     for lane in range(32):
         if mask >> lane & 1:
-            sector = types.int64(load64(addresses + 8 * lane)) >> 5
+            sector = int64(load64(addresses + 8 * lane)) >> 5
             if sector == previous:
                 continue
             previous = sector
@@ -64,7 +63,7 @@ def sectors_of(mask, addresses):  # type: ignore[no-untyped-def]  # noqa: ANN001
                 continue
             known = False
             for earlier in range(lane):
-                if mask >> earlier & 1 and types.int64(load64(addresses + 8 * earlier)) >> 5 == sector:
+                if mask >> earlier & 1 and int64(load64(addresses + 8 * earlier)) >> 5 == sector:
                     known = True
                     break
             if not known:
@@ -73,7 +72,7 @@ def sectors_of(mask, addresses):  # type: ignore[no-untyped-def]  # noqa: ANN001
 
 
 @inline
-def passes_of(mask, offsets, width):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def passes_of(mask: Array, offsets: Array, width: Array) -> Array:  # noqa: C901
     """Return (passes over the banks, groups of lanes served together)."""
     lanes_together = 16 if width == 8 else 8 if width == 16 else 32
     words = 1 if width < 4 else width // 4
@@ -88,14 +87,14 @@ def passes_of(mask, offsets, width):  # type: ignore[no-untyped-def]  # noqa: AN
         for lane in range(start, start + lanes_together):
             if not mask >> lane & 1:
                 continue
-            first = types.int64(load64(offsets + 8 * lane)) >> 2
+            first = int64(load64(offsets + 8 * lane)) >> 2
             bank = first & 31
             if load[bank] and first_word[bank] == first:
                 continue
             if load[bank]:
                 known = False
                 for earlier in range(start, lane):
-                    if mask >> earlier & 1 and types.int64(load64(offsets + 8 * earlier)) >> 2 == first:
+                    if mask >> earlier & 1 and int64(load64(offsets + 8 * earlier)) >> 2 == first:
                         known = True
                         break
                 if known:
@@ -109,7 +108,7 @@ def passes_of(mask, offsets, width):  # type: ignore[no-untyped-def]  # noqa: AN
 
 
 @inline
-def measure(context, index, space, mask, addresses, width):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def measure(context: Array, index: Array, space: Array, mask: Array, addresses: Array, width: Array) -> Array:
     """Count one request."""
     line = line_of(context, index)
     lanes = 0
@@ -118,7 +117,7 @@ def measure(context, index, space, mask, addresses, width):  # type: ignore[no-u
         rest &= rest - 1
         lanes += 1
     if load64(line + 8 * REQUESTS) == 0:
-        store64(line + 8 * SPACE, types.uint64(space))
+        store64(line + 8 * SPACE, uint64(space))
     count(line, REQUESTS, 1)
     count(line, LANES_COUNTED, lanes)
     count(line, BYTES, lanes * width)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from precalign.jit import inline, reinterpret
+from precalign.jit import Array, inline, reinterpret
 
 U64 = np.uint64
 SIGN, FRACTION = np.uint64(1 << 63), np.uint64((1 << 52) - 1)
@@ -16,7 +16,7 @@ NEAREST, TO_ZERO, DOWN, UP = 0, 1, 2, 3
 
 
 @inline
-def two_sum(p, c):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201 - numbers inside a kernel
+def two_sum(p: Array, c: Array) -> Array:
     """Return (p + c rounded, its error)."""
     total = p + c
     rest = total - p
@@ -24,7 +24,16 @@ def two_sum(p, c):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201 - num
 
 
 @inline
-def pack(kept, quantum, inexact_above, mode, negative, precision, smallest_quantum, infinity):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, PLR0913
+def pack(
+    kept: Array,
+    quantum: Array,
+    inexact_above: Array,
+    mode: Array,
+    negative: Array,
+    precision: Array,
+    smallest_quantum: Array,
+    infinity: Array,
+) -> Array:
     """Return the code of kept * 2^quantum, rounded away from zero by one where `inexact_above` and the mode say so.
 
     Parameters
@@ -57,7 +66,9 @@ def pack(kept, quantum, inexact_above, mode, negative, precision, smallest_quant
 
 
 @inline
-def round_sum(high, low, mode, precision, smallest_quantum, infinity, sign_bit):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, PLR0913
+def round_sum(  # noqa: C901, PLR0912
+    high: Array, low: Array, mode: Array, precision: Array, smallest_quantum: Array, infinity: Array, sign_bit: Array
+) -> Array:
     """Round high + low to a format; return its code. `sign_bit` is the code of -0."""
     bits = U64(reinterpret(high))
     negative = (bits & SIGN) != U64(0)
@@ -69,7 +80,7 @@ def round_sum(high, low, mode, precision, smallest_quantum, infinity, sign_bit):
         return sign | infinity
     if magnitude == U64(0):
         return sign
-    field = np.int64(magnitude >> U64(52))
+    field: Array = np.int64(magnitude >> U64(52))
     significand = magnitude & FRACTION
     if field > 0:
         significand |= U64(1 << 52)
@@ -104,7 +115,15 @@ def round_sum(high, low, mode, precision, smallest_quantum, infinity, sign_bit):
 
 
 @inline
-def round_integer(magnitude, negative, mode, precision, smallest_quantum, infinity, sign_bit):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, PLR0913
+def round_integer(
+    magnitude: Array,
+    negative: Array,
+    mode: Array,
+    precision: Array,
+    smallest_quantum: Array,
+    infinity: Array,
+    sign_bit: Array,
+) -> Array:
     """Round an integer to a format; return its code."""
     sign = sign_bit if negative else U64(0)
     if magnitude == U64(0):

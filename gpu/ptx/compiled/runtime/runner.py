@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from numba import types
-
 from precalign.gpu.ptx.compiled.layout import (
     AT_BARRIER,
     AT_WARP,
@@ -25,27 +23,27 @@ from precalign.gpu.ptx.compiled.layout import (
     WARP,
 )
 from precalign.gpu.ptx.compiled.runtime.access import report_fault, word
-from precalign.gpu.ptx.compiled.runtime.raw import call_kernel, load32, store32, store64
-from precalign.jit import inline, kernel
+from precalign.gpu.ptx.compiled.runtime.raw import call_kernel, int64, load32, store32, store64, uint32, uint64
+from precalign.jit import Array, inline, kernel
 
 MAX_TURNS = 1 << 31
 """Basic blocks that a warp may run between two barriers before it is taken to hang."""
 
 
 @inline
-def begin_warp(context, frame, frame_bytes, warp, n_threads, local):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def begin_warp(context: Array, frame: Array, frame_bytes: Array, warp: Array, n_threads: Array, local: Array) -> Array:
     """Clear a warp's frame and set its special registers."""
     for step in range(0, frame_bytes, 8):
-        store64(frame + step, types.uint64(0))
+        store64(frame + step, uint64(0))
     lanes = min(32, n_threads - 32 * warp)
-    everyone = (types.int64(1) << lanes) - 1
-    store32(frame + 4 * RUNNING, types.uint32(everyone))
-    store32(frame + 4 * EXITED, types.uint32(~everyone))
-    store32(frame + 4 * WARP, types.uint32(warp))
-    store64(frame + 8 * LOCAL_WORD, types.uint64(local))
+    everyone = (int64(1) << lanes) - 1
+    store32(frame + 4 * RUNNING, uint32(everyone))
+    store32(frame + 4 * EXITED, uint32(~everyone))
+    store32(frame + 4 * WARP, uint32(warp))
+    store64(frame + 8 * LOCAL_WORD, uint64(local))
     nx, ny = word(context, SPECIAL_WORDS + 6), word(context, SPECIAL_WORDS + 7)
     for lane in range(32):
-        thread, bit = 32 * warp + lane, types.int64(1) << lane
+        thread, bit = 32 * warp + lane, int64(1) << lane
         specials = (
             (TID_BYTES, thread % nx),
             (TID_BYTES + 128, thread // nx % ny),
@@ -59,25 +57,25 @@ def begin_warp(context, frame, frame_bytes, warp, n_threads, local):  # type: ig
             (LANE_BYTES + 768, warp),
         )
         for place, value in specials:
-            store32(frame + place + 4 * lane, types.uint32(value))
+            store32(frame + place + 4 * lane, uint32(value))
 
 
 @inline
-def release(context, frames, frame_bytes, n_warps, n_threads):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, C901
+def release(context: Array, frames: Array, frame_bytes: Array, n_warps: Array, n_threads: Array) -> Array:  # noqa: C901
     """Open the barrier at which all threads wait; 1 if there is more to do, 0 at the end, -1 on a fault."""
-    waiting, exited, place = 0, 0, types.int64(-1)
+    waiting, exited, place = 0, 0, int64(-1)
     first_warp, first_lane, same = -1, 0, True
     for warp in range(n_warps):
         frame = frames + frame_bytes * warp
-        stuck = types.int64(load32(frame + 4 * AT_WARP))
+        stuck = int64(load32(frame + 4 * AT_WARP))
         if stuck:
             lane = 0
             while not stuck >> lane & 1:
                 lane += 1
-            at = types.int64(load32(frame + PC_BYTES + 4 * lane))
+            at = int64(load32(frame + PC_BYTES + 4 * lane))
             report_fault(context, STUCK, at, 32 * warp + lane, 0, 0, 0)
             return -1
-        here = types.int64(load32(frame + 4 * AT_BARRIER))
+        here = int64(load32(frame + 4 * AT_BARRIER))
         for lane in range(32):
             if 32 * warp + lane >= n_threads:
                 break
@@ -85,7 +83,7 @@ def release(context, frames, frame_bytes, n_warps, n_threads):  # type: ignore[n
                 exited += 1
                 continue
             waiting += 1
-            at = types.int64(load32(frame + PC_BYTES + 4 * lane))
+            at = int64(load32(frame + PC_BYTES + 4 * lane))
             if first_warp < 0:
                 place, first_warp, first_lane = at, warp, lane
             elif at != place:
@@ -98,14 +96,25 @@ def release(context, frames, frame_bytes, n_warps, n_threads):  # type: ignore[n
     for warp in range(n_warps):
         frame = frames + frame_bytes * warp
         store32(frame + 4 * RUNNING, load32(frame + 4 * AT_BARRIER))
-        store32(frame + 4 * AT_BARRIER, types.uint32(0))
+        store32(frame + 4 * AT_BARRIER, uint32(0))
         for lane in range(32):
-            store32(frame + PC_BYTES + 4 * lane, types.uint32(place + 1))
+            store32(frame + PC_BYTES + 4 * lane, uint32(place + 1))
     return 1
 
 
 @kernel
-def run_blocks(function, context, frames, frame_bytes, local, order, warp_order, n_threads, grid, max_turns):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def run_blocks(
+    function: Array,
+    context: Array,
+    frames: Array,
+    frame_bytes: Array,
+    local: Array,
+    order: Array,
+    warp_order: Array,
+    n_threads: Array,
+    grid: Array,
+    max_turns: Array,
+) -> Array:
     """Run blocks in an order; return -1, or the number of the block in which a fault was found.
 
     Parameters
@@ -122,27 +131,27 @@ def run_blocks(function, context, frames, frame_bytes, local, order, warp_order,
     """
     n_warps = warp_order.size
     for number in order:
-        store64(context + 8 * SPECIAL_WORDS, types.uint64(number % grid[0]))
-        store64(context + 8 * (SPECIAL_WORDS + 1), types.uint64(number // grid[0] % grid[1]))
-        store64(context + 8 * (SPECIAL_WORDS + 2), types.uint64(number // (grid[0] * grid[1])))
+        store64(context + 8 * SPECIAL_WORDS, uint64(number % grid[0]))
+        store64(context + 8 * (SPECIAL_WORDS + 1), uint64(number // grid[0] % grid[1]))
+        store64(context + 8 * (SPECIAL_WORDS + 2), uint64(number // (grid[0] * grid[1])))
         shared = word(context, SHARED)
         for step in range(0, word(context, SHARED_BYTES), 8):
-            store64(shared + step, types.uint64(0))
+            store64(shared + step, uint64(0))
         local_bytes = 32 * word(context, LOCAL_BYTES)
         for step in range(0, local_bytes * n_warps, 8):
-            store64(local + step, types.uint64(0))
+            store64(local + step, uint64(0))
         for warp in range(n_warps):
             begin_warp(context, frames + frame_bytes * warp, frame_bytes, warp, n_threads, local + local_bytes * warp)
-        more = types.int64(1)
+        more = int64(1)
         while more > 0:
             for warp in warp_order:
                 frame = frames + frame_bytes * warp
-                store64(frame + 8 * TURNS_WORD, types.uint64(max_turns))
+                store64(frame + 8 * TURNS_WORD, uint64(max_turns))
                 if call_kernel(function, context, frame):
                     found = word(context, FAULT)
-                    store64(found + 8 * LANE, types.uint64(word(found, LANE) + 32 * warp))
+                    store64(found + 8 * LANE, uint64(word(found, LANE) + 32 * warp))
                     return number
-            more = types.int64(release(context, frames, frame_bytes, n_warps, n_threads))
+            more = int64(release(context, frames, frame_bytes, n_warps, n_threads))
             if more < 0:
                 return number
     return -1

@@ -6,10 +6,10 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import types
 
+from precalign.gpu.ptx.compiled.runtime.raw import int32, int64, uint16, uint32, uint64
 from precalign.gpu.ptx.compiled.runtime.rounding import DOWN, NEAREST, U64, round_integer, round_sum, two_sum
-from precalign.jit import inline, reinterpret
+from precalign.jit import Array, inline, reinterpret
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +21,7 @@ BFLOAT16 = (8, -133, U64(0x7F80), U64(0x8000))
 
 FUNCTIONS: dict[str, tuple[Any, Callable[..., Any]]] = {}
 """name -> (numba signature, function)."""
-_U16, _U32, _U64, _I32, _I64 = types.uint16, types.uint32, types.uint64, types.int32, types.int64
+_U16, _U32, _U64, _I32, _I64 = uint16, uint32, uint64, int32, int64
 
 
 def _function(signature: Any) -> Callable[[Any], Any]:  # noqa: ANN401 - a numba signature
@@ -33,15 +33,16 @@ def _function(signature: Any) -> Callable[[Any], Any]:  # noqa: ANN401 - a numba
 
 
 @inline
-def single(code):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201 - numbers inside a kernel
+def single(code: Array) -> Array:
     """Return the number of a binary32 code as binary64."""
     return np.float64(reinterpret(np.int32(code)))
 
 
 @inline
-def half(code):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201 - numbers inside a kernel
+def half(code: Array) -> Array:
     """Return the number of a binary16 code as binary64: significand times a power of two."""
-    field, fraction = np.int64(code >> 10) & 31, np.float64(code & 0x3FF)
+    field: Array = np.int64(code >> 10) & 31
+    fraction = np.float64(code & 0x3FF)
     if field == 31:
         number = np.inf if fraction == 0 else np.nan
     elif field == 0:
@@ -52,13 +53,13 @@ def half(code):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201 - number
 
 
 @inline
-def brain(code):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201 - numbers inside a kernel
+def brain(code: Array) -> Array:
     """Return the number of a bfloat16 code as binary64."""
     return single(np.uint32(code) << np.uint32(16))
 
 
 @inline
-def fused(product, addend, mode, form):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201 - numbers inside a kernel
+def fused(product: Array, addend: Array, mode: Array, form: Array) -> Array:
     """Return the code of product + addend; the product is exact."""
     high, low = two_sum(product, addend)
     if not math.isfinite(high):
@@ -69,137 +70,137 @@ def fused(product, addend, mode, form):  # type: ignore[no-untyped-def]  # noqa:
 
 
 @_function(_U32(_U32, _U32, _I32))
-def f32_add(a, b, mode):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, D103
+def f32_add(a: Array, b: Array, mode: Array) -> Array:  # noqa: D103
     return np.uint32(fused(single(a), single(b), mode, BINARY32))
 
 
 @_function(_U32(_U32, _U32, _I32))
-def f32_sub(a, b, mode):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, D103
+def f32_sub(a: Array, b: Array, mode: Array) -> Array:  # noqa: D103
     return np.uint32(fused(single(a), -single(b), mode, BINARY32))
 
 
 @_function(_U32(_U32, _U32, _I32))
-def f32_mul(a, b, mode):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, D103
+def f32_mul(a: Array, b: Array, mode: Array) -> Array:  # noqa: D103
     product = single(a) * single(b)
     return np.uint32(round_sum(product, 0.0, mode, BINARY32[0], BINARY32[1], BINARY32[2], BINARY32[3]))
 
 
 @_function(_U32(_U32, _U32, _U32, _I32))
-def f32_fma(a, b, c, mode):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, D103
+def f32_fma(a: Array, b: Array, c: Array, mode: Array) -> Array:  # noqa: D103
     return np.uint32(fused(single(a) * single(b), single(c), mode, BINARY32))
 
 
 @_function(_U16(_U16, _U16))
-def f16_add(a, b):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, D103
+def f16_add(a: Array, b: Array) -> Array:  # noqa: D103
     return np.uint16(fused(half(a), half(b), NEAREST, BINARY16))
 
 
 @_function(_U16(_U16, _U16))
-def f16_sub(a, b):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, D103
+def f16_sub(a: Array, b: Array) -> Array:  # noqa: D103
     return np.uint16(fused(half(a), -half(b), NEAREST, BINARY16))
 
 
 @_function(_U16(_U16, _U16))
-def f16_mul(a, b):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, D103
+def f16_mul(a: Array, b: Array) -> Array:  # noqa: D103
     return np.uint16(fused(half(a) * half(b), -0.0, NEAREST, BINARY16))
 
 
 @_function(_U16(_U16, _U16, _U16))
-def f16_fma(a, b, c):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, D103
+def f16_fma(a: Array, b: Array, c: Array) -> Array:  # noqa: D103
     return np.uint16(fused(half(a) * half(b), half(c), NEAREST, BINARY16))
 
 
 @_function(_U16(_U16, _U16))
-def bf16_add(a, b):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, D103
+def bf16_add(a: Array, b: Array) -> Array:  # noqa: D103
     return np.uint16(fused(brain(a), brain(b), NEAREST, BFLOAT16))
 
 
 @_function(_U16(_U16, _U16))
-def bf16_sub(a, b):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, D103
+def bf16_sub(a: Array, b: Array) -> Array:  # noqa: D103
     return np.uint16(fused(brain(a), -brain(b), NEAREST, BFLOAT16))
 
 
 @_function(_U16(_U16, _U16))
-def bf16_mul(a, b):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, D103
+def bf16_mul(a: Array, b: Array) -> Array:  # noqa: D103
     return np.uint16(fused(brain(a) * brain(b), -0.0, NEAREST, BFLOAT16))
 
 
 @_function(_U16(_U16, _U16, _U16))
-def bf16_fma(a, b, c):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, D103
+def bf16_fma(a: Array, b: Array, c: Array) -> Array:  # noqa: D103
     return np.uint16(fused(brain(a) * brain(b), brain(c), NEAREST, BFLOAT16))
 
 
 @_function(_U32(_U64, _I32))
-def f32_of_f64(code, mode):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, D103
+def f32_of_f64(code: Array, mode: Array) -> Array:  # noqa: D103
     number = reinterpret(np.int64(code))
     return np.uint32(round_sum(number, 0.0, mode, BINARY32[0], BINARY32[1], BINARY32[2], BINARY32[3]))
 
 
 @_function(_U16(_U64, _I32))
-def f16_of_f64(code, mode):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, D103
+def f16_of_f64(code: Array, mode: Array) -> Array:  # noqa: D103
     number = reinterpret(np.int64(code))
     return np.uint16(round_sum(number, 0.0, mode, BINARY16[0], BINARY16[1], BINARY16[2], BINARY16[3]))
 
 
 @_function(_U16(_U64, _I32))
-def bf16_of_f64(code, mode):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, D103
+def bf16_of_f64(code: Array, mode: Array) -> Array:  # noqa: D103
     number = reinterpret(np.int64(code))
     return np.uint16(round_sum(number, 0.0, mode, BFLOAT16[0], BFLOAT16[1], BFLOAT16[2], BFLOAT16[3]))
 
 
 @_function(_U32(_U64, _I32))
-def f32_of_u64(integer, mode):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, D103
+def f32_of_u64(integer: Array, mode: Array) -> Array:  # noqa: D103
     return np.uint32(round_integer(integer, False, mode, BINARY32[0], BINARY32[1], BINARY32[2], BINARY32[3]))  # noqa: FBT003
 
 
 @_function(_U32(_I64, _I32))
-def f32_of_s64(integer, mode):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, D103
+def f32_of_s64(integer: Array, mode: Array) -> Array:  # noqa: D103
     magnitude = U64(0) - U64(integer) if integer < 0 else U64(integer)
     return np.uint32(round_integer(magnitude, integer < 0, mode, BINARY32[0], BINARY32[1], BINARY32[2], BINARY32[3]))
 
 
 @_function(_U16(_U64, _I32))
-def f16_of_u64(integer, mode):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, D103
+def f16_of_u64(integer: Array, mode: Array) -> Array:  # noqa: D103
     return np.uint16(round_integer(integer, False, mode, BINARY16[0], BINARY16[1], BINARY16[2], BINARY16[3]))  # noqa: FBT003
 
 
 @_function(_U16(_I64, _I32))
-def f16_of_s64(integer, mode):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, D103
+def f16_of_s64(integer: Array, mode: Array) -> Array:  # noqa: D103
     magnitude = U64(0) - U64(integer) if integer < 0 else U64(integer)
     return np.uint16(round_integer(magnitude, integer < 0, mode, BINARY16[0], BINARY16[1], BINARY16[2], BINARY16[3]))
 
 
 @inline
-def to_single(number):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201 - numbers inside a kernel
+def to_single(number: Array) -> Array:
     """Return the binary32 code of a binary64 number, rounded to nearest."""
     return np.uint32(reinterpret(np.float32(number)))
 
 
 @_function(_U32(_U32))
-def f32_ex2(a):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, D103
+def f32_ex2(a: Array) -> Array:  # noqa: D103
     return to_single(math.pow(2.0, single(a)))
 
 
 @_function(_U32(_U32))
-def f32_lg2(a):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, D103
+def f32_lg2(a: Array) -> Array:  # noqa: D103
     number = single(a)
     return to_single(math.log2(number) if number > 0 else -np.inf if number == 0 else np.nan)
 
 
 @_function(_U32(_U32))
-def f32_rcp(a):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, D103
+def f32_rcp(a: Array) -> Array:  # noqa: D103
     number = single(a)
     return to_single(1.0 / number if number != 0 else math.copysign(np.inf, number))
 
 
 @_function(_U32(_U32))
-def f32_sqrt(a):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, D103
+def f32_sqrt(a: Array) -> Array:  # noqa: D103
     number = single(a)
     return to_single(math.sqrt(number) if number >= 0 else np.nan)
 
 
 @_function(_U32(_U32))
-def f32_rsqrt(a):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, D103
+def f32_rsqrt(a: Array) -> Array:  # noqa: D103
     number = single(a)
     if number == 0:
         return to_single(math.copysign(np.inf, number))
@@ -207,15 +208,15 @@ def f32_rsqrt(a):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, D103
 
 
 @_function(_U32(_U32))
-def f32_sin(a):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, D103
+def f32_sin(a: Array) -> Array:  # noqa: D103
     return to_single(math.sin(single(a)))
 
 
 @_function(_U32(_U32))
-def f32_cos(a):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, D103
+def f32_cos(a: Array) -> Array:  # noqa: D103
     return to_single(math.cos(single(a)))
 
 
 @_function(_U32(_U32))
-def f32_tanh(a):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, D103
+def f32_tanh(a: Array) -> Array:  # noqa: D103
     return to_single(math.tanh(single(a)))

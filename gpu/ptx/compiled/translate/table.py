@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from precalign.gpu.ptx.operations.registry import Modifiers
@@ -56,7 +56,7 @@ def translation(names: str, kinds: str) -> Callable[[Any], Any]:
     return register
 
 
-@lru_cache(maxsize=None)
+@cache
 def translate(opcode: str) -> Translation:
     """Return how an opcode is translated.
 
