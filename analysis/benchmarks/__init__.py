@@ -15,4 +15,5 @@ BENCHMARKS: dict[str, str] = {
     "memory": "precalign.analysis.benchmarks.memory",
     "model": "precalign.analysis.benchmarks.model",
     "numerics": "precalign.analysis.benchmarks.numerics",
+    "ptx": "precalign.analysis.benchmarks.ptx",
 }
