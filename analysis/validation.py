@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from precalign.analysis.readers.base import printable
-from precalign.errors import InputError, UnavailableError
+from precalign.errors import InputError, UnavailableError, UsageError
 from precalign.gpu.kernels import KernelConfig
 from precalign.gpu.kernels.config import HEAD_DIMS, VARIANTS
 from precalign.gpu.plane_cache import PlaneCache
@@ -43,11 +43,17 @@ def dump_cases(
 
     Raises
     ------
+    UsageError
+        If there is no such layer.
     InputError
         If a layer has no queries, or the policy does not fit.
     UnavailableError
         If no kernel is built for its head_dim, group or format.
     """
+    known = [layer.index for layer in dump.layers]
+    for index in layers or ():
+        if index not in known:
+            raise UsageError(f"{dump.path}: no layer {index}", hint=f"its layers: {', '.join(map(str, known))}")
     for layer in dump.layers:
         if layers is not None and layer.index not in layers:
             continue

@@ -97,10 +97,11 @@ def build_kernels(configs: Sequence[KernelConfig], architectures: Sequence[str])
     texts = sources()
     headers = {name: text for name, text in texts.items() if name.endswith(".cuh")}
     for config in configs:
-        label = f"{config.rule} {config.format.name} head_dim={config.head_dim} group={config.group}"
-        for file in dict.fromkeys(KERNELS.values()):
+        label = f"{config.variant} {config.format.name} head_dim={config.head_dim} group={config.group}"
+        for file in dict.fromkeys(KERNELS[entry] for entry in config.entries()):
             for arch in architectures:
-                yield from _build(texts[file], file, arch, label, headers, config.macros())
+                built = _build(texts[file], file, arch, label, headers, config.macros())
+                yield from (row for row in built if row.kernel in config.entries())
 
 
 def build_file(

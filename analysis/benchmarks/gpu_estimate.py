@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 BANDWIDTH_GB_PER_S = 3350.0
 """Of the memory of an H100 SXM, by its data sheet."""
-CONTEXTS = (1024, 4096)
-SMALL_CONTEXTS = (256,)
+CONTEXTS = (1024, 4096, 16384)
+SMALL_CONTEXTS = (1024,)
 MEASURED_KV_HEADS = 1
 """All kv heads of a problem are alike: one is measured, N_KV_HEADS are told."""
 

@@ -41,7 +41,8 @@ class _Step:
         # Filled in parts: drawn numbers of 128k tokens would take a gigabyte in binary64.
         for start in range(0, n_tokens, 8192):
             n = min(8192, n_tokens - start)
-            self.cache.append(*(_codes(rng, n, N_KV_HEADS, HEAD_DIM) for _ in "kv"), [n])
+            keys, values = (_codes(rng, n, N_KV_HEADS, HEAD_DIM) for _ in "kv")
+            self.cache.append(keys, values, [n])
         self.queries = _codes(rng, 1, N_KV_HEADS * GROUP, HEAD_DIM)
 
     def run(self) -> NDArray[np.float32]:

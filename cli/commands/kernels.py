@@ -53,7 +53,9 @@ _INCLUDE = click.option(
 @click.option("--dtype", "formats", multiple=True, metavar="FORMAT", help="Format of the cache.  [default: fp16]")
 @click.option("--head-dim", "head_dims", multiple=True, type=int, help="[default: 128]")
 @click.option("--group", "groups", multiple=True, type=int, help="Query heads per kv head.  [default: 4]")
-@click.option("--all", "everything", is_flag=True, help="Every rule, format and head_dim, groups of 1, 4 and 8.")
+@click.option(
+    "--all", "everything", is_flag=True, help="Every rule and order, format and head_dim, groups of 1, 4 and 8."
+)
 @click.option(
     "--block", type=click.IntRange(1, 1024), help="Threads of a block of FILE, where its source does not bound them."
 )
@@ -80,7 +82,7 @@ def build(*, file: Path | None, as_json: bool, **chosen: Any) -> None:  # noqa: 
     if file is None:
         configs = _configs(chosen)
         built = build_kernels(configs, architectures)
-        total = len(configs) * len(architectures) * 7
+        total = len(architectures) * sum(len(config.entries()) for config in configs)
     else:
         source, headers = _read(file, chosen["include"])
         macros = _macro_table(chosen["macros"])
@@ -104,14 +106,19 @@ def _configs(chosen: dict[str, Any]) -> list[Any]:
 
     from precalign.formats import get_format
     from precalign.gpu.kernels import KernelConfig
-    from precalign.gpu.kernels.config import FORMATS, HEAD_DIMS, RULES
+    from precalign.gpu.kernels.config import FORMATS, HEAD_DIMS, VARIANTS
+    from precalign.gpu.validate.matrix import Selection
 
+    Selection(rules=chosen["rules"] or None)
     everything = chosen["everything"]
-    rules = chosen["rules"] or tuple(RULES)
+    variants = [v for v in VARIANTS if not chosen["rules"] or v[0] in chosen["rules"]]
     formats = [get_format(name) for name in chosen["formats"]] or (FORMATS if everything else FORMATS[:1])
     head_dims = chosen["head_dims"] or (HEAD_DIMS if everything else (128,))
     groups = chosen["groups"] or ((1, 4, 8) if everything else (4,))
-    return [KernelConfig(d, g, f, r) for r, f, d, g in product(rules, formats, head_dims, groups)]
+    return [
+        KernelConfig(d, g, f, rule, one_pass=one_pass)
+        for (rule, one_pass), f, d, g in product(variants, formats, head_dims, groups)
+    ]
 
 
 def _macro_table(macros: Sequence[str]) -> dict[str, str]:

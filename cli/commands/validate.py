@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 @click.option(
     "--dump", type=click.Path(path_type=Path), help="Validate on the layers of this dump instead of drawn data."
 )
+@click.option(
+    "--layer", "layers", multiple=True, type=int, help="Only this layer of the dump; may be given several times."
+)
 @dump_options
 @click.option(
     "--policy", type=click.Path(path_type=Path), help="Validate the rule static with the bits of this policy.json."
@@ -100,16 +103,15 @@ def _validate(
     *,
     as_json: bool,
 ) -> bool:
-    from precalign.gpu.kernels import KernelConfig
     from precalign.gpu.kernels.config import FORMATS
-    from precalign.gpu.validate.invariance import split_witness
+    from precalign.gpu.validate.invariance import witnesses
     from precalign.gpu.validate.run import validate
 
     work = [replace(one, engine=chosen["engine"]) for one in _work(size or "default", device, texts, chosen)]
     with progress("Validating", len(work), "cases") as advance:
         found = validate(work, jobs=jobs, progress=advance)
     if size != "quick" and chosen["dump"] is None and chosen["policy"] is None:
-        found.witnesses = [w for fmt in FORMATS if (w := split_witness(KernelConfig(64, 1, fmt))) is not None]
+        found.witnesses = [witness for fmt in FORMATS for witness in witnesses(fmt)]
     if as_json:
         print_json(found.to_json())
     else:
@@ -140,7 +142,10 @@ def _work(size: str, device: str, texts: dict[str, str] | None, chosen: dict[str
         from precalign.analysis.validation import dump_cases
 
         with open_from(chosen["dump"], chosen) as dump:
-            return [Work(case, device, codes, texts) for case, codes in dump_cases(dump, selection.rules, None, policy)]
+            pairs = list(dump_cases(dump, selection.rules, chosen["layers"] or None, policy))
+        return [Work(case, device, codes, texts) for case, codes in pairs]
+    if chosen["layers"]:
+        raise UsageError("--layer needs --dump")
     if policy is not None:
         from precalign.analysis.validation import policy_cases
 
@@ -191,9 +196,8 @@ def _show(found: Validation, out: Console) -> None:
 def _show_witnesses(found: Validation, out: Console) -> None:
     for witness in found.witnesses:
         one, two = (float(output).hex() for output in witness.outputs)
-        sizes = f"{witness.split_sizes[0]} and {witness.split_sizes[1]}"
         out.print(
-            f"Splits of {sizes} tokens first differ at {witness.seq_len} tokens: {one} and {two}, bound {witness.bound:.2g}."
+            f"{witness.format}: {witness.between} first differ at {witness.seq_len} tokens: {one} and {two}, bound {witness.bound:.2g}."
         )
 
 
@@ -211,13 +215,14 @@ def _traffic_table(found: Validation) -> Any:  # noqa: ANN401 - a rich table
     table = Table(title="32-byte sectors read from planes", title_justify="left")
     for heading in ("rule", "format"):
         table.add_column(heading)
-    for heading in ("head_dim", "cases", "measured", "full read", "saving", "other reads"):
+    for heading in ("head_dim", "cases", "measured", "modelled", "full read", "saving", "other reads"):
         table.add_column(heading, justify="right")
     for (rule, fmt, head_dim), row in sorted(found.traffic.items()):
         numbers = (
             str(head_dim),
             str(row.cases),
             f"{row.planes:,}",
+            f"{row.modelled:,}",
             f"{row.full:,}",
             f"{row.saving:.1%}",
             f"{row.other:,}",

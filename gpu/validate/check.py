@@ -42,6 +42,8 @@ class CaseResult:
     tallies : Tallies
     plane_sectors, other_sectors : int
         Global sectors read by `attend`, summed over the steps: from planes, and all else (scores, probabilities, metadata).
+    modelled_sectors : int
+        What the traffic model says for `plane_sectors`.
     full_sectors : int
         Plane sectors that reading every bit takes.
     fault : str or None
@@ -56,11 +58,12 @@ class CaseResult:
     tallies: Tallies = field(default_factory=Tallies)
     plane_sectors: int = 0
     other_sectors: int = 0
+    modelled_sectors: int = 0
     full_sectors: int = 0
     fault: str | None = None
 
 
-def check(case: Case, device: Device, codes: Codes | None = None) -> CaseResult:
+def check(case: Case, device: Device, codes: Codes | None = None, *, until_failure: bool = False) -> CaseResult:
     """Validate one case.
 
     Parameters
@@ -70,12 +73,14 @@ def check(case: Case, device: Device, codes: Codes | None = None) -> CaseResult:
         Where the kernels run. A device with `reports` is measured, one with a `seed` is tried in several orders.
     codes : Codes, optional
         From a dump; drawn by the case if not given.
+    until_failure : bool
+        Whether a step that differs is the last.
     """
     config = case.config
     result = CaseResult(str(case), config.variant, config.format.name, config.head_dim, config.group)
     run = _Run(case, device, case.codes() if codes is None else codes, result)
     try:
-        run.steps()
+        run.steps(until_failure=until_failure)
     except KernelFault as fault:
         result.fault = str(fault)
         tally = result.tallies["memory"]
@@ -109,7 +114,7 @@ class _Run:
         self.static = static
         self.table = self.cache.buffer("block_table")
 
-    def steps(self) -> None:
+    def steps(self, *, until_failure: bool) -> None:
         lengths = np.zeros(self.case.batch_size, np.int64)
         for number, added in enumerate(self.case.appends):
             self._order(self.case.seed + number + 1)
@@ -129,6 +134,8 @@ class _Run:
             self._compare(emulated, buffers)
             self._compare_sectors(emulated)
             self._count_accesses()
+            if until_failure and self.tallies.failed:
+                return
             if number == len(self.case.appends) - 1:
                 self._other_orders(buffers, lengths)
 
@@ -213,6 +220,7 @@ class _Run:
             planes = sum(line.sectors for line in loads if line.location.file.endswith(PLANE_FILE))
             self.result.plane_sectors += planes
             self.result.other_sectors += sum(line.sectors for line in loads) - planes
+            self.result.modelled_sectors += modelled[kernel]
             tally = self.tallies["sectors"]
             tally.checked += 1
             if planes != modelled[kernel]:

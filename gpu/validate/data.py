@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import ml_dtypes
 import numpy as np
-
-from precalign.rounding import encode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,14 +15,16 @@ if TYPE_CHECKING:
 
     from precalign.formats import Format
 
+_TYPES = {"binary16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 Parts = tuple[list["NDArray[Any]"], list["NDArray[Any]"], "NDArray[Any]"]
 Kind = Callable[["np.random.Generator", "Sequence[int]", int, int, int, "Format"], Parts]
 
 
 def _encoded(numbers: NDArray[np.float64], fmt: Format) -> NDArray[Any]:
-    """Round to codes; beyond the largest finite number that number."""
+    """Round to codes; beyond the largest finite number that number. By library types: data needs no more, and nothing is compiled."""
     largest = float(fmt.largest)
-    return encode(np.clip(numbers, -largest, largest), fmt)
+    rounded: NDArray[Any] = np.clip(numbers, -largest, largest).astype(_TYPES[fmt.name]).view(fmt.code_dtype)
+    return rounded
 
 
 def _shapes(lengths: Sequence[int], n_kv_heads: int, head_dim: int) -> list[tuple[int, int, int]]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from precalign.gpu.cache_inputs import PAGE_TOKENS
+from precalign.gpu.kernels import KernelConfig
 from precalign.gpu.plane_cache import PlaneCache
 from precalign.gpu.validate.case import Case
 from precalign.gpu.validate.emulated import emulate
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from precalign.formats import Format
     from precalign.gpu.devices.base import Device
-    from precalign.gpu.kernels import KernelConfig
     from precalign.gpu.validate.case import Codes
 
 UNIT_ROUNDOFF = 2.0**-24
@@ -158,25 +159,33 @@ def split_bound(
 
 @dataclass(frozen=True)
 class Witness:
-    """The shortest sequence found whose result depends on the size of a split.
+    """The shortest sequence found whose result depends on the order of its sums.
 
     Attributes
     ----------
-    seq_len : int
-    split_sizes : (int, int)
-    channel : int
+    between : str
+        The two orders.
+    format : str
+    seq_len, channel : int
     outputs : (float, float)
     bound : float
     tried : int
         Sequences of each length up to this one that were tried.
     """
 
+    between: str
+    format: str
     seq_len: int
-    split_sizes: tuple[int, int]
     channel: int
     outputs: tuple[float, float]
     bound: float
     tried: int
+
+
+def witnesses(fmt: Format) -> list[Witness]:
+    """Return what shows that results depend on the size of a split, and on the number of passes."""
+    config = KernelConfig(64, 1, fmt, "full")
+    return [w for w in (split_witness(config), pass_witness(config)) if w is not None]
 
 
 def split_witness(config: KernelConfig, sizes: tuple[int, int] = (64, 128), tries: int = 8) -> Witness | None:
@@ -184,23 +193,46 @@ def split_witness(config: KernelConfig, sizes: tuple[int, int] = (64, 128), trie
 
     Up to the smaller size both orders are the same; the search begins there and ends at twice the larger one.
     """
-    full = replace(config, rule="full", group=1)
-    for seq_len in range(min(sizes), 2 * max(sizes) + 1):
+    one, two = (replace(config, rule="full", group=1, split_tokens=size) for size in sizes)
+
+    def bound(probs: NDArray[np.float32], values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return split_bound(probs, values, sizes)
+
+    between = f"splits of {sizes[0]} and {sizes[1]} tokens"
+    return _witness(between, one, two, range(min(sizes), 2 * max(sizes) + 1), tries, bound)
+
+
+def pass_witness(config: KernelConfig, tries: int = 8) -> Witness | None:
+    """Search for the shortest sequence whose output differs between one pass and two."""
+    one, two = (replace(config, rule="full", group=1, one_pass=once) for once in (False, True))
+    return _witness("two passes and one", one, two, range(1, 2 * config.split_tokens), tries, None)
+
+
+def _witness(
+    between: str,
+    first: KernelConfig,
+    second: KernelConfig,
+    lengths: Sequence[int],
+    tries: int,
+    bound: Callable[[NDArray[np.float32], NDArray[np.float64]], NDArray[np.float64]] | None,
+) -> Witness | None:
+    for seq_len in lengths:
         for seed in range(tries):
-            case = Case(full, n_kv_heads=1, appends=((seq_len,),), seed=seed)
-            codes = case.codes()
+            codes = Case(first, n_kv_heads=1, appends=((seq_len,),), seed=seed).codes()
             keys, values, queries = codes.keys[0][:, 0], codes.values[0][:, 0], codes.queries[0]
-            emulated = [
-                emulate(replace(full, split_tokens=size), keys, values, queries, config.head_dim**-0.5, None)
-                for size in sizes
-            ]
+            emulated = [emulate(c, keys, values, queries, c.head_dim**-0.5, None) for c in (first, second)]
             one, two = (e.outputs[0] for e in emulated)
             unequal = np.flatnonzero(one.view(np.uint32) != two.view(np.uint32))
             if unequal.size:
-                channel = int(unequal[0])
-                numbers = _numbers(values, config)
-                bound = float(split_bound(emulated[0].probs, numbers, sizes)[0, channel])
-                return Witness(seq_len, sizes, channel, (float(one[channel]), float(two[channel])), bound, seed + 1)
+                channel, once = int(unequal[0]), emulated[1].once
+                if once is not None:
+                    most = once.bound
+                else:
+                    assert bound is not None  # noqa: S101 - only the orders of one pass bring a bound of their own
+                    most = bound(emulated[0].probs, _numbers(values, first))
+                outputs = float(one[channel]), float(two[channel])
+                name = first.format.name
+                return Witness(between, name, seq_len, channel, outputs, float(most[0, channel]), seed + 1)
     return None
 
 

@@ -96,7 +96,7 @@ def checks_invariance(case: Case, size: str) -> bool:
 
 
 def _quick(cases: list[Case]) -> list[Case]:
-    """Return the cheapest case of each rule and order, head_dims going round; and up to eight if there are fewer of these."""
+    """Return the cheapest case of each rule and order, head_dims going round."""
     cheapest = sorted(cases, key=lambda c: c.config.head_dim * (c.config.group + 4) * c.n_kv_heads * sum(c.lengths))
     variants = list(dict.fromkeys(case.config.variant for case in cases))
     picked = []
@@ -104,7 +104,7 @@ def _quick(cases: list[Case]) -> list[Case]:
         own = [case for case in cheapest if case.config.variant == variant]
         wanted = [case for case in own if case.config.head_dim == HEAD_DIMS[i % len(HEAD_DIMS)]]
         picked.append((wanted or own)[0])
-    return picked + [case for case in cheapest if case not in picked][: max(0, 8 - len(picked))]
+    return picked
 
 
 def _cases(chosen: Selection) -> list[Case]:

@@ -312,7 +312,7 @@ TWO_PASS_MUTANTS = (
         "address",
         "scores.cuh",
         "planes.load<TOKENS>(channel * PAGE_TOKENS + token,",
-        "planes.load<TOKENS>((channel + HEAD_DIM * n_kv_heads * 1000) * PAGE_TOKENS + token,",
+        "planes.load<TOKENS>((channel + HEAD_DIM * 4000) * PAGE_TOKENS + token,",
     ),
     Mutant("half-plane-stride", "address", "planes.cuh", "second = p4 + at / 2;", "second = p4 + at / 4;"),
     Mutant(

@@ -19,7 +19,7 @@ ONE_PASS_MUTANTS = (
         "__fmaf_rn(lane_sums[head], rescale[head][page], w)",
         "__fadd_rn(lane_sums[head], w)",
     ),
-    _once("rescale-inverted", "rescaling", "weight(running, raised)", "weight(running - raised, 0.0f * raised)"),
+    _once("rescale-inverted", "rescaling", "weight(running, raised)", "__frcp_rn(weight(running, raised))"),
     _once(
         "rescale-one-page-late",
         "rescaling",

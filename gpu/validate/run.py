@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class Traffic:
-    """Plane sectors of a rule, measured, and of the full read of the same steps."""
+    """Plane sectors of a rule, measured and modelled, and of the full read of the same steps."""
 
     cases: int = 0
     planes: int = 0
+    modelled: int = 0
     full: int = 0
     other: int = 0
 
@@ -46,7 +47,7 @@ class Validation:
     traffic : dict of (rule, format, head_dim) to Traffic
     faults : list of str
     witnesses : list of Witness
-        The shortest sequences whose result depends on the size of a split.
+        The shortest sequences whose result depends on the size of a split, or on the number of passes.
     """
 
     device: str
@@ -66,6 +67,7 @@ class Validation:
             row = self.traffic[result.rule, result.format, result.head_dim]
             row.cases += 1
             row.planes += result.plane_sectors
+            row.modelled += result.modelled_sectors
             row.full += result.full_sectors
             row.other += result.other_sectors
 
@@ -83,6 +85,7 @@ class Validation:
                 "head_dim": head_dim,
                 "cases": row.cases,
                 "plane_sectors": row.planes,
+                "modelled_plane_sectors": row.modelled,
                 "full_read_plane_sectors": row.full,
                 "other_sectors": row.other,
                 "saving": row.saving,
@@ -97,7 +100,7 @@ class Validation:
             "points": {name: {"what": POINTS[name], **tally} for name, tally in self.tallies.to_json().items()},
             "traffic": traffic,
             "faults": self.faults,
-            "split_witnesses": [asdict(witness) for witness in self.witnesses],
+            "witnesses": [asdict(witness) for witness in self.witnesses],
         }
 
 

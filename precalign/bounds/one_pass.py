@@ -55,4 +55,5 @@ def one_pass_difference(
         bound += ((moved - probs) + moved * (np.expm1(2 * gamma(roundings)))) @ sizes
     # Weights below 2^-126 are 0 in either order; a sum that is scaled down, or a product, can underflow.
     lost = 2 * seq_len * (LEAST_WEIGHT * 2 + 4 * TINY) * (1 + sizes.max(initial=0.0))
-    return bound * (1 + 2.0**-30) + lost
+    safe: NDArray[np.float64] = bound * (1 + 2.0**-30) + lost
+    return safe

@@ -69,7 +69,8 @@ def test_occupancy_is_nvidias(oracle, arch):
 
 @pytest.mark.parametrize("fmt", [BINARY16, BFLOAT16], ids=str)
 def test_attention_kernels_build_clean(fmt):
-    built = list(build_kernels([KernelConfig(256, 8, fmt, "alignedkv")], ["sm_80", "sm_120"]))
+    configs = [KernelConfig(256, 8, fmt, rule) for rule in ("alignedkv", "online")]
+    built = list(build_kernels(configs, ["sm_80", "sm_120"]))
     assert {b.kernel for b in built} == set(KERNELS)
     assert {b.arch for b in built} == {"sm_80", "sm_120"}
     assert [b.problems for b in built if b.problems] == []

@@ -12,6 +12,8 @@ from precalign.formats import BFLOAT16, BINARY16
 from precalign.gpu import KernelConfig, PlaneCache, open_device
 from precalign.gpu.cache_inputs import check_extents
 from precalign.gpu.devices.ptx import PtxDevice
+from precalign.gpu.validate.case import Case
+from precalign.gpu.validate.check import check
 from precalign.policy import Policy
 
 CONFIG = KernelConfig(64, 2)
@@ -206,6 +208,14 @@ def test_cupy_device_launches_what_the_ptx_machine_does(monkeypatch, rule):
             assert cupy.waits == before, "attend waited for the device"
         outputs.append(np.array(device.download(result)))
     np.testing.assert_array_equal(*outputs)
+
+
+def test_validation_runs_on_a_device_that_measures_nothing(monkeypatch):
+    FakeCupy(monkeypatch)
+    result = check(Case(KernelConfig(64, 1, rule="full", one_pass=True), 1, ((66,),)), open_device("gpu"))
+    assert not result.tallies.failed
+    assert result.tallies["outputs"].checked == 64
+    assert not {"sectors", "memory", "order"} & set(result.tallies.points)
 
 
 def test_cupy_device_refuses_what_is_elsewhere(monkeypatch):
