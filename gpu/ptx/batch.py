@@ -43,6 +43,7 @@ class Batch:
         self.warps = -(-launch.threads_per_block // 32)
         self.block_lanes = 32 * self.warps
         self.n_lanes = self.n_blocks * self.block_lanes
+        self.n_warps = self.n_blocks * self.warps
         self.everyone = np.arange(self.n_lanes)
         self.block_of = self.everyone // self.block_lanes
         self.thread_of = self.everyone % self.block_lanes

@@ -120,7 +120,8 @@ def _store(index: int, space: str, scalar: Scalar, addresses: Any, gets: list[An
     def run(batch: Batch, lanes: Lanes) -> None:
         at = addresses(batch, lanes)
         active = batch.everyone if lanes is None else lanes
-        values = [np.broadcast_to(g(batch, lanes).view(dtype), at.shape) for g in gets]
+        values = [g(batch, lanes).view(dtype) for g in gets]
+        values = [v if v.size == at.size else np.broadcast_to(v, at.shape) for v in values]
         batch.store(index, space, at, values, active)
 
     return run

@@ -110,7 +110,10 @@ class Machine:
         """Run a basic block, or up to the first instruction that may part the lanes."""
         batch, steps, leaders = self.batch, self.steps, self.leaders
         active = batch.everyone if lanes is None else lanes
-        n_lanes, n_warps = active.size, int(np.count_nonzero(np.diff(active >> 5))) + 1
+        n_lanes, n_warps = active.size, batch.n_warps
+        if lanes is not None:
+            warps = active >> 5
+            n_warps = int(np.count_nonzero(warps[1:] != warps[:-1])) + 1
         begin = index
         while True:
             step = steps[index]

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from precalign.jit import kernel
+
 Array = Any
 SECTOR_SHIFT = 5
 BANKS = 32
@@ -54,18 +56,32 @@ def count_passes(lanes: Array, offsets: Array, width: int) -> tuple[int, int]:
     width : int
         Bytes per lane; 8 and 16 bytes are served half a warp and a quarter of a warp at a time.
     """
-    group = lanes >> {8: 4, 16: 3}.get(width, 5)
-    words = [offsets >> 2] if width <= 4 else [(offsets >> 2) + i for i in range(width // 4)]
-    keys = np.concatenate([(group << 32) + w for w in words]) if len(words) > 1 else (group << 32) + words[0]
-    keys = _sorted(keys)
-    keys = keys[_distinct(keys)]
-    n_groups = int((np.diff(group) != 0).sum()) + 1
-    if keys.size == n_groups * len(words):  # one word (or one vector) for all: a broadcast
-        return n_groups, 0
-    banks = _sorted((keys >> 32) * BANKS + (keys & (BANKS - 1)))
-    starts = np.nonzero(_distinct(banks))[0]
-    loads = np.diff(np.append(starts, banks.size))
-    owner = banks[starts] // BANKS
-    group_starts = np.nonzero(_distinct(owner))[0]
-    passes = int(np.maximum.reduceat(loads, group_starts).sum())
-    return passes, passes - n_groups
+    shift = {8: 4, 16: 3}.get(width, 5)
+    groups = np.empty(BANKS, np.int64)
+    passes, n_groups = _passes(lanes, offsets >> 2, shift, max(1, width // 4), groups)
+    return int(passes), int(passes - n_groups)
+
+
+@kernel
+def _passes(lanes: Array, words: Array, shift: Array, n_words: Array, seen: Array) -> Array:
+    """Sort the first words of each group of lanes that is served together, and fill the banks with those that differ."""
+    load = np.zeros(BANKS, np.int64)
+    passes, n_groups, begin = 0, 0, 0
+    while begin < lanes.size:
+        end = begin
+        while end < lanes.size and lanes[end] >> shift == lanes[begin] >> shift:
+            place = end - begin
+            while place > 0 and seen[place - 1] > words[end]:
+                seen[place] = seen[place - 1]
+                place -= 1
+            seen[place] = words[end]
+            end += 1
+        load[:] = 0
+        for i in range(end - begin):
+            if i == 0 or seen[i] != seen[i - 1]:
+                for word in range(seen[i], seen[i] + n_words):
+                    load[word % BANKS] += 1
+        passes += load.max()
+        n_groups += 1
+        begin = end
+    return passes, n_groups

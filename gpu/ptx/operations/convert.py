@@ -33,6 +33,14 @@ def _cvt(m: Modifiers) -> Operation:
         raise m.refuse("conversion of untyped bits")
     if ftz and "f32" not in (source.name, result.name):
         raise m.refuse(".ftz without f32")
+    if (
+        result.name == "bf16"
+        and (source.name not in ("f32", "f64") or mode not in ("rn", "rz"))
+        and source.name != "bf16"
+    ):
+        raise m.refuse("this conversion to bf16")
+    if sat and result.name == "f64":
+        raise m.refuse(".sat of f64")
     function = _conversion(m, source, result, _Rounding(integral, mode, sat, ftz))
     return Operation((result,), (source,), function, wide_registers=True)
 

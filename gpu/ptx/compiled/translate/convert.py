@@ -67,7 +67,7 @@ def _check(m: Modifiers, source: Scalar, result: Scalar, how: _How) -> None:
         bad = not how.integral or bool(how.mode)
     elif result.kind == "f":
         bad = not how.mode or bool(how.integral) or (how.mode != "rn" and result.bits == 64)
-        bad = bad or result.name == "bf16" or (how.sat and result.bits == 64) or how.ftz
+        bad = bad or result.name == "bf16" or (how.sat and result.bits == 64)
     else:
         bad = bool(how.mode or how.integral or how.ftz)
     if bad:
