@@ -1,0 +1,242 @@
+"""Second half of a decode step: value bits and outputs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from precalign.cpu.records import (
+    ALIGNED_MAX,
+    ALIGNED_SKIP,
+    ALIGNEDKV,
+    CLASSES,
+    FULL,
+    ONLINE,
+    STATIC,
+)
+from precalign.cpu.scoring import page_begin, planes_for, span, token_maxima
+from precalign.cpu.values import HALF_ROW_CODES, ROW_CODES, add_values
+from precalign.jit import inline
+from precalign.planes import PAGE_TOKENS
+from precalign.rules.base import NEVER, prob_exponent
+
+if TYPE_CHECKING:
+    from precalign.jit import Array
+
+AHEAD = PAGE_TOKENS
+"""Tokens between a prefetch and the read."""
+
+
+@inline
+def _row_begin(shape: Array, store: Array, head: int, token: int) -> int:
+    """Return the number of the first code of a token's values."""
+    return page_begin(shape, store, head, token // PAGE_TOKENS) + token % PAGE_TOKENS * shape.head_dim
+
+
+@inline
+def find_references(
+    bfloat: Array,
+    shape: Array,
+    rules: Array,
+    store: Array,
+    plan: Array,
+    step: Array,
+    scratch: Array,
+    head: int,
+    n_splits: int,
+) -> None:
+    """Write for each query head the exponent from which a token's difference is taken."""
+    kind = rules.kind[head % shape.n_kv_heads]
+    for q in range(head * shape.group, (head + 1) * shape.group):
+        if ALIGNED_MAX <= kind <= ALIGNED_SKIP:
+            step.references[q] = step.tops[q * shape.max_splits : q * shape.max_splits + n_splits].max()
+        elif kind == ALIGNEDKV:
+            step.references[q] = _margin(bfloat, shape, store, plan, step, scratch, head, q, n_splits)
+
+
+@inline
+def _margin(
+    bfloat: Array,
+    shape: Array,
+    store: Array,
+    plan: Array,
+    step: Array,
+    scratch: Array,
+    head: int,
+    q: int,
+    n_splits: int,
+) -> Array:
+    """Return min_c (E(o_c) - max_t E(v_tc)), with o the sum of p |v| over the strongest token of each class, read at the first level."""
+    begin = q * shape.max_splits * CLASSES
+    best, where = step.strongest_probs[begin : begin + CLASSES], step.strongest_tokens[begin : begin + CLASSES]
+    for split in range(1, n_splits):
+        at = begin + split * CLASSES
+        for j in range(CLASSES):
+            if step.strongest_probs[at + j] > best[j]:
+                best[j] = step.strongest_probs[at + j]
+                where[j] = step.strongest_tokens[at + j]
+    n = 0
+    for j in range(CLASSES):
+        if where[j] >= 0:
+            place = _row_begin(shape, store, head, np.int64(where[j]))
+            scratch.place1[n], scratch.place2[n] = place, place // 2
+            scratch.tokens[n] = where[j]
+            n += 1
+    row = scratch.row
+    row[:] = 0
+    planes = (store.value_first, store.value_second, store.value_third)
+    reads = (scratch.place1, scratch.place2, scratch.place3, shape.least_planes, 0, n, 0)
+    weights, out = (scratch.tokens, step.probs, q * shape.row_tokens, 0), (row, 0, 0)
+    channel = 0
+    while channel < shape.head_dim:
+        if channel + ROW_CODES <= shape.head_dim:
+            add_values(1, 1, ROW_CODES, 1, bfloat, planes, reads, channel, weights, out)
+        else:
+            add_values(1, 1, HALF_ROW_CODES, 1, bfloat, planes, reads, channel, weights, out)
+        channel += ROW_CODES
+    margin, maxima = np.int32(NEVER), store.value_maxima[head * shape.head_dim : (head + 1) * shape.head_dim]
+    for i in range(shape.head_dim):
+        largest = np.int32(maxima[plan.channels[i]]) - np.int32(shape.bias)
+        margin = min(margin, np.int32(prob_exponent(row[i]) - largest))
+    return margin
+
+
+@inline
+def _token_planes(
+    shape: Array, rules: Array, store: Array, step: Array, scratch: Array, head: int, begin: int, end: int
+) -> None:
+    """Write how many planes of each token of a split are read, the widest need of the group; 0 leaves the token out."""
+    kv_head, planes = head % shape.n_kv_heads, scratch.planes[: end - begin]
+    bits = step.value_bits[head * shape.row_tokens + begin : head * shape.row_tokens + end]
+    kind, guard_bits = rules.kind[kv_head], rules.guard_bits[kv_head]
+    if kind <= STATIC:
+        planes[:] = 3 if kind == FULL else rules.value_planes[kv_head]
+        bits[:] = 4 + 4 * planes[0]
+        return
+    if kind >= ONLINE:  # decided before the scores were replaced
+        for t in range(len(planes)):
+            planes[t] = (bits[t] - 4) // 4
+        return
+    differences = scratch.differences[: end - begin]
+    differences[:] = NEVER
+    for q in range(head * shape.group, (head + 1) * shape.group):
+        probs = step.probs[q * shape.row_tokens + begin : q * shape.row_tokens + end]
+        for t in range(len(probs)):
+            differences[t] = min(differences[t], np.int32(step.references[q] - prob_exponent(probs[t])))
+    if kind != ALIGNEDKV:
+        for low in range(0, len(planes), PAGE_TOKENS):
+            maxima = token_maxima(shape, store, head, (begin + low) // PAGE_TOKENS)
+            for t in range(min(PAGE_TOKENS, len(planes) - low)):
+                differences[low + t] -= np.int32(maxima[t])
+    skip_at = rules.skip_diff[kv_head] if kind == ALIGNED_SKIP else NEVER
+    for t in range(len(planes)):
+        wanted = planes_for(differences[t], guard_bits, shape.least_planes)
+        skipped = differences[t] >= skip_at
+        planes[t] = 0 if skipped else wanted
+        bits[t] = 0 if skipped else 4 + 4 * wanted
+
+
+@inline
+def _places(shape: Array, store: Array, scratch: Array, head: int, begin: int, end: int, next_at: int) -> int:
+    """Write which tokens are read and where, and behind them the page that is read next; return how many.
+
+    A row of nibbles that is not read has its place among the constants behind the planes.
+    """
+    eights, zeros = len(store.value_second) - shape.head_dim // 2, len(store.value_third) - shape.head_dim // 2
+    n = 0
+    for t in range(end - begin):
+        planes = scratch.planes[t]
+        if planes > 0:
+            place = _row_begin(shape, store, head, begin + t)
+            scratch.tokens[n], scratch.place1[n] = begin + t, place
+            scratch.place2[n] = place // 2 if planes > 1 else eights
+            third = zeros - shape.head_dim // 2 if planes == 2 else zeros
+            scratch.place3[n] = place // 2 if planes > 2 else third
+            scratch.planes[n] = planes
+            n += 1
+    planes = scratch.planes[max(n - 1, 0)]
+    for t in range(AHEAD):
+        place = next_at + t * shape.head_dim
+        scratch.place1[n + t] = place
+        scratch.place2[n + t] = place // 2 if planes > 1 else eights
+        scratch.place3[n + t] = place // 2 if planes > 2 else zeros
+    return n
+
+
+@inline
+def _sum_tokens(
+    bfloat: Array, shape: Array, planes: Array, reads: Array, step: Array, tokens: Array, q: int, split: int
+) -> None:
+    """Add tokens to a split's part of the outputs; sums of 16 vectors are what the registers hold beside the values."""
+    stride, head_dim = shape.max_splits * shape.head_dim, shape.head_dim
+    i = 0
+    while i < shape.group:
+        heads = 4 if i + 4 <= shape.group else min(2, shape.group - i)
+        channel = 0
+        while channel < head_dim:
+            weights = (tokens, step.probs, (q + i) * shape.row_tokens, shape.row_tokens)
+            out = (step.partials, ((q + i) * shape.max_splits + split) * head_dim, stride)
+            if channel + ROW_CODES > head_dim:
+                for _ in range(heads):  # the last half row of a head_dim like 96
+                    add_values(1, 1, HALF_ROW_CODES, 0, bfloat, planes, reads, channel, weights, out)
+                    weights = (tokens, step.probs, weights[2] + shape.row_tokens, shape.row_tokens)
+                    out = (step.partials, out[1] + stride, stride)
+            elif heads == 4:
+                add_values(4, 1, ROW_CODES, 0, bfloat, planes, reads, channel, weights, out)
+            elif heads == 2:
+                add_values(2, 1, ROW_CODES, 0, bfloat, planes, reads, channel, weights, out)
+            elif channel + 2 * ROW_CODES <= head_dim:
+                add_values(1, 2, ROW_CODES, 0, bfloat, planes, reads, channel, weights, out)
+                channel += ROW_CODES
+            else:
+                add_values(1, 1, ROW_CODES, 0, bfloat, planes, reads, channel, weights, out)
+            channel += ROW_CODES
+        i += heads
+
+
+@inline
+def add_split(
+    bfloat: Array,
+    shape: Array,
+    rules: Array,
+    store: Array,
+    step: Array,
+    scratch: Array,
+    head: int,
+    split: int,
+    next_at: int,
+) -> None:
+    """Decide the value bits of a split and write its part of the outputs."""
+    begin, end = span(shape, store, head, split)
+    _token_planes(shape, rules, store, step, scratch, head, begin, end)
+    n_tokens = _places(shape, store, scratch, head, begin, end, next_at)
+    planes = (store.value_first, store.value_second, store.value_third)
+    q = head * shape.group
+    for i in range(shape.group):
+        at = ((q + i) * shape.max_splits + split) * shape.head_dim
+        step.partials[at : at + shape.head_dim] = 0
+    for low in range(0, n_tokens, PAGE_TOKENS):
+        n = min(PAGE_TOKENS, n_tokens - low)
+        least = most = scratch.planes[low]
+        for t in range(low + 1, low + n):
+            least, most = min(least, scratch.planes[t]), max(most, scratch.planes[t])
+        # Tokens of different widths are read as if whole: rows of constants stand in for what is not read.
+        n_planes = np.int64(most) if least == most else 3
+        reads = (scratch.place1, scratch.place2, scratch.place3, n_planes, low, n, AHEAD)
+        _sum_tokens(bfloat, shape, planes, reads, step, scratch.tokens, q, split)
+
+
+@inline
+def combine_head(shape: Array, plan: Array, step: Array, scratch: Array, head: int, n_splits: int) -> None:
+    """Add the parts of the outputs, splits in ascending order, and put the channels in order."""
+    head_dim, row = shape.head_dim, scratch.row
+    for q in range(head * shape.group, (head + 1) * shape.group):
+        row[:] = 0
+        for split in range(n_splits):
+            at = (q * shape.max_splits + split) * head_dim
+            part = step.partials[at : at + head_dim]
+            for i in range(head_dim):
+                row[i] += part[i]
+        for i in range(head_dim):
+            step.outputs[q * head_dim + plan.channels[i]] = row[i]
