@@ -10,6 +10,7 @@ from __future__ import annotations
 BENCHMARKS: dict[str, str] = {
     "accumulate": "precalign.analysis.benchmarks.accumulate",
     "analyze": "precalign.analysis.benchmarks.analyze",
+    "attention": "precalign.analysis.benchmarks.attention",
     "memory": "precalign.analysis.benchmarks.memory",
     "numerics": "precalign.analysis.benchmarks.numerics",
 }

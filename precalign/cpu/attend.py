@@ -20,7 +20,7 @@ from precalign.cpu.scoring import (
 from precalign.cpu.sync import SPACING, advance, wait_for
 from precalign.cpu.weighing import AHEAD, add_split, combine_head, find_references
 from precalign.decode.softmax import LANES
-from precalign.jit import inline, kernel
+from precalign.jit import embed, kernel
 from precalign.planes import PAGE_TOKENS
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ SCORE, WEIGH, DIVIDE, REFER, ADD, COMBINE = range(6)
 PHASES = 6
 
 
-@inline
+@embed
 def _scratch(shape: Array) -> Scratch:
     n = shape.split_tokens + AHEAD
     return Scratch(
@@ -50,7 +50,7 @@ def _scratch(shape: Array) -> Scratch:
     )
 
 
-@inline
+@embed
 def _head_of(plan: Array, task: int, head: int) -> int:
     """Return the head that a task belongs to, at or behind `head`."""
     while plan.first_task[head + 1] <= task:
@@ -58,7 +58,7 @@ def _head_of(plan: Array, task: int, head: int) -> int:
     return head
 
 
-@inline
+@embed
 def _enter_head(
     shape: Array, rules: Array, store: Array, step: Array, scratch: Array, head: int, n_splits: int, phase: int
 ) -> None:
@@ -73,7 +73,7 @@ def _enter_head(
         head_sums(shape, step, scratch, head, n_splits)
 
 
-@inline
+@embed
 def _splits(
     bfloat: Array,
     shape: Array,
@@ -117,7 +117,7 @@ def _splits(
     wait_for(counters, cell + SPACING, last - first)
 
 
-@inline
+@embed
 def _heads(
     bfloat: Array,
     shape: Array,

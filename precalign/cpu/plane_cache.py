@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -83,6 +84,9 @@ class CpuPlaneCache:
     One `append` or `attend` at a time: a cache belongs to one thread, which shares the work out itself.
     """
 
+    _plain = False
+    _borrowed = False
+
     def __init__(
         self,
         rule: str | Rule | Sequence[str | Rule],
@@ -113,11 +117,11 @@ class CpuPlaneCache:
         self._bfloat = 1 if fmt == BFLOAT16 else None
         row_tokens = self.max_pages * PAGE_TOKENS
         self._shape = Shape(
-            head_dim, group, n_kv_heads, row_tokens, split_tokens, -(-row_tokens // split_tokens),
+            head_dim, group, n_kv_heads, batch_size * self.max_pages, row_tokens, split_tokens, -(-row_tokens // split_tokens),
             1 if fmt == BINARY16 else 2, fmt.trailing_significand_bits, (1 << fmt.exponent_bits) - 1, fmt.bias, self.scale,
         )  # fmt: skip
         self._store = self._make_store(page_order)
-        self._step = self._make_step(keep_scores=keep_scores)
+        self._step = self._make_step(self.rules, keep_scores=keep_scores)
         self._plan = self._make_plan()
 
     @property
@@ -128,7 +132,8 @@ class CpuPlaneCache:
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each sequence, (batch_size,)."""
-        return self._store.lengths.copy()
+        held: NDArray[np.int64] = self._store.lengths.copy()
+        return held
 
     # What the cache holds
 
@@ -149,13 +154,14 @@ class CpuPlaneCache:
         maxima = [np.zeros(self.batch_size * self.n_kv_heads * self.head_dim, np.uint8) for _ in range(2)]
         tokens = np.zeros(n_pages * self.n_kv_heads * PAGE_TOKENS, np.uint8)
         table = order.reshape(self.batch_size, self.max_pages)
-        return Store(*self._code_arrays(), *maxima, tokens, table, np.zeros(self.batch_size, np.int64))
+        arrays = [*self._code_arrays(), *maxima, tokens, table, np.zeros(self.batch_size, np.int64)]
+        return Store._make(arrays)
 
-    def _make_step(self, *, keep_scores: bool) -> Step:
+    def _make_step(self, rules: Sequence[Rule], *, keep_scores: bool) -> Step:
         shape, n_heads = self._shape, self.batch_size * self.n_kv_heads
         n_q, tokens = n_heads * self.group, self._shape.row_tokens
         probs = aligned_zeros(n_q * tokens, np.float32)
-        strongest = n_q * shape.max_splits * CLASSES if any(r.name == "alignedkv" for r in self.rules) else 1
+        strongest = n_q * shape.max_splits * CLASSES if any(rule.name == "alignedkv" for rule in rules) else 1
         return Step(
             queries=np.zeros(n_q * self.head_dim, np.float32),
             query_exponents=np.zeros(n_q * self.head_dim, np.int64),
@@ -190,8 +196,6 @@ class CpuPlaneCache:
         channels = [number * ROW_CODES + code for number, row in enumerate(order) for vector in row for code in vector]
         return Plan(first_task, np.array(waves, np.int64), np.array(channels, np.int64))
 
-    _plain = False
-
     def append(self, keys: Any, values: Any, counts: Sequence[int]) -> None:  # noqa: ANN401 - arrays of several libraries
         """Add tokens to the sequences.
 
@@ -206,9 +210,13 @@ class CpuPlaneCache:
         ------
         InputError
             If a shape or dtype is not as stated, or a sequence would exceed its capacity.
+        UsageError
+            If the cache was made by `following`.
         """
         from precalign.cpu.storing import append
 
+        if self._borrowed:
+            raise UsageError("this cache shares another's tokens", hint="append to the one it was made from")
         added = np.asarray(counts, np.int64)
         if added.shape != (self.batch_size,) or (added < 0).any():
             raise InputError(f"counts must be ({self.batch_size},) numbers of tokens, not {counts!r}")
@@ -225,6 +233,17 @@ class CpuPlaneCache:
             append(self._shape, self._store, new_keys, new_values, starts, kv_head, plain)
         self._store.lengths[:] += added
         self._plan = self._make_plan()
+
+    def following(self, rule: str | Rule | Sequence[str | Rule]) -> CpuPlaneCache:
+        """Return a cache over the same tokens in the same memory that follows another rule.
+
+        It is for attending only: tokens are added to this one, before others are made from it.
+        """
+        other = copy.copy(self)
+        rules, numbers = head_rules(rule, self.n_kv_heads, self.format)
+        vars(other).update(rules=rules, _head_rules=numbers, _borrowed=True)
+        vars(other)["_step"] = self._make_step(rules, keep_scores=self._step.scores is not self._step.probs)
+        return other
 
     # Attention
 
@@ -261,7 +280,8 @@ class CpuPlaneCache:
             # One that has not begun is not missed: all tasks are done.
             if not other.cancel():
                 other.result()
-        return self._step.outputs.reshape(self.batch_size, self.n_q_heads, self.head_dim)
+        outputs: NDArray[np.float32] = self._step.outputs.reshape(self.batch_size, self.n_q_heads, self.head_dim)
+        return outputs
 
     def _codes(self, array: Any, shape: tuple[int, ...], name: str) -> NDArray[np.uint16]:  # noqa: ANN401
         """Return an argument as contiguous codes."""
@@ -298,7 +318,10 @@ class CpuPlaneCache:
             raise UsageError(f"no buffer {name}", hint=hint)
         shape = shapes[name]
         held = getattr(self._store if hasattr(self._store, name) else self._step, name)
-        return held.reshape(-1)[: int(np.prod(shape))].reshape(shape)
+        flat: NDArray[Any] = held.reshape(-1)[: int(np.prod(shape))]
+        if name == "token_maxima" or name.endswith(_PLANES):  # pages of a head lie together here
+            return flat.reshape(self.n_kv_heads, self._shape.n_pages, *shape[2:]).swapaxes(0, 1)
+        return flat.reshape(shape)
 
     def _buffer_shapes(self) -> dict[str, tuple[int, ...]]:
         pages = (self.batch_size * self.max_pages, self.n_kv_heads)
@@ -339,7 +362,7 @@ class FullReadCache(CpuPlaneCache):
     """The twin that every saving is measured against: whole 16-bit codes, all of them read, everything else the same.
 
     The order of operations, the tasks and the threads are those of `CpuPlaneCache`, and so is every bit of the result of the rule `full`. Keys
-    lie as [page][kv head][channel][64 tokens], values as [page][kv head][64 tokens][channel]. Parameters are those of
+    lie as [kv head][page][channel][64 tokens], values as [kv head][page][64 tokens][channel]. Parameters are those of
     `CpuPlaneCache` without the rule.
     """
 

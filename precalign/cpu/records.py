@@ -18,7 +18,7 @@ class Shape(NamedTuple):
 
     Attributes
     ----------
-    head_dim, group, n_kv_heads : int
+    head_dim, group, n_kv_heads, n_pages : int
     row_tokens : int
         Tokens to a row of scores, probs and value_bits: the capacity, in whole pages.
     split_tokens, max_splits : int
@@ -32,6 +32,7 @@ class Shape(NamedTuple):
     head_dim: int
     group: int
     n_kv_heads: int
+    n_pages: int
     row_tokens: int
     split_tokens: int
     max_splits: int
@@ -60,17 +61,17 @@ class HeadRules(NamedTuple):
 
 
 class Store(NamedTuple):
-    """The cache.
+    """The cache. Pages of a head follow each other, so that one that is read leads to the next.
 
     Attributes
     ----------
-    key_first, key_second, key_third : uint8, (n_pages, n_kv_heads, head_dim, 64 or 32)
+    key_first, key_second, key_third : uint8, (n_kv_heads, n_pages, head_dim, 64 or 32)
         Or all three one uint16 array of whole codes.
-    value_first, value_second, value_third : uint8, (n_pages, n_kv_heads, 64, head_dim or head_dim / 2)
+    value_first, value_second, value_third : uint8, (n_kv_heads, n_pages, 64, head_dim or head_dim / 2)
         Or one uint16 array. Behind the planes of nibbles lie rows of constants, which stand in for rows that are not read: all 8s, in the
         third plane followed by all 0s.
     key_maxima, value_maxima : uint8, (batch_size, n_kv_heads, head_dim)
-    token_maxima : uint8, (n_pages, n_kv_heads, 64)
+    token_maxima : uint8, (n_kv_heads, n_pages, 64)
         Largest biased exponents; 1 for subnormals and zero, 0 for nothing yet.
     block_table : int32, (batch_size, max_pages)
     lengths : int64, (batch_size,)

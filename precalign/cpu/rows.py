@@ -165,7 +165,8 @@ class Rows:
 
 def flattened(builder: Array, kinds: Sequence[Array], arguments: Sequence[Array]) -> tuple[list[Array], list[Array]]:
     """Return the types and values of an intrinsic's arguments with tuples taken apart."""
-    flat_kinds, flat = [], []
+    flat_kinds: list[Array] = []
+    flat: list[Array] = []
     for kind, argument in zip(kinds, arguments, strict=True):
         parts = isinstance(kind, types.BaseTuple)
         flat_kinds += list(kind) if parts else [kind]

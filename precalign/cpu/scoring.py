@@ -18,7 +18,7 @@ from precalign.cpu.records import (
 )
 from precalign.decode.exp2 import LOG2E, exp2_fma
 from precalign.decode.softmax import LANES, tree_sum
-from precalign.jit import inline
+from precalign.jit import embed
 from precalign.planes import PAGE_TOKENS
 from precalign.rules.base import NEVER, prob_exponent
 from precalign.rules.online import addend_exponents
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
     from precalign.jit import Array
 
 
-@inline
-def page_begin(shape: Array, store: Array, head: int, page: int) -> int:
+@embed
+def page_begin(shape: Array, store: Array, head: int, page: int) -> Array:
     """Return the number of the first code of a page of a head."""
     sequence, kv_head = head // shape.n_kv_heads, head % shape.n_kv_heads
     physical = np.int64(store.block_table[sequence, page])
-    return (physical * shape.n_kv_heads + kv_head) * (PAGE_TOKENS * shape.head_dim)
+    return (kv_head * shape.n_pages + physical) * (PAGE_TOKENS * shape.head_dim)
 
 
-@inline
+@embed
 def span(shape: Array, store: Array, head: int, split: int) -> tuple[int, int]:
     """Return the first token of a split and the one behind its last."""
     begin = split * shape.split_tokens
     return begin, min(begin + shape.split_tokens, store.lengths[head // shape.n_kv_heads])
 
 
-@inline
+@embed
 def planes_for(difference: int, guard_bits: int, least_planes: int) -> int:
     """Return the planes to read of an addend that lies so many binades below the reference."""
     spare = difference - guard_bits
@@ -51,7 +51,7 @@ def planes_for(difference: int, guard_bits: int, least_planes: int) -> int:
     return 2 if spare >= 4 else 3
 
 
-@inline
+@embed
 def decide_keys(shape: Array, rules: Array, store: Array, step: Array, head: int, planes: Array) -> None:
     """Write how many planes of each key channel are read: the widest need of the group."""
     kv_head, head_dim = head % shape.n_kv_heads, shape.head_dim
@@ -72,7 +72,7 @@ def decide_keys(shape: Array, rules: Array, store: Array, step: Array, head: int
             planes[d] = max(planes[d], wanted)
 
 
-@inline
+@embed
 def _largest(row: Array, lanes: Array) -> Array:
     """Return the maximum of a row, at least one number."""
     lanes[:] = row[0]
@@ -89,7 +89,7 @@ def _largest(row: Array, lanes: Array) -> Array:
     return largest
 
 
-@inline
+@embed
 def _score_page(
     bfloat: Array, shape: Array, store: Array, step: Array, scratch: Array, head: int, page: int, next_at: int, n: int
 ) -> None:
@@ -121,7 +121,7 @@ def _score_page(
                 step.scores[row + head_of_group * shape.row_tokens + t] = scratch.page[head_of_group * PAGE_TOKENS + t]
 
 
-@inline
+@embed
 def score_split(
     bfloat: Array,
     shape: Array,
@@ -151,7 +151,7 @@ def score_split(
                 step.seeds[q] = exponents[(end - 1) // PAGE_TOKENS * PAGE_TOKENS - begin :].max()
 
 
-@inline
+@embed
 def _addends(shape: Array, store: Array, scores: Array, head: int, begin: int, out: Array) -> None:
     """Write the exponents of addends of tokens from `begin` on, as `online` defines them."""
     for at in range(0, len(scores), PAGE_TOKENS):
@@ -160,14 +160,14 @@ def _addends(shape: Array, store: Array, scores: Array, head: int, begin: int, o
         addend_exponents(scores[at:last], maxima, out[at:last])
 
 
-@inline
+@embed
 def token_maxima(shape: Array, store: Array, head: int, page: int) -> Array:
     """Return max_c E(v_tc) of the tokens of a page, biased."""
     at = page_begin(shape, store, head, page) // shape.head_dim
     return store.token_maxima[at : at + PAGE_TOKENS]
 
 
-@inline
+@embed
 def weigh_split(shape: Array, rules: Array, store: Array, step: Array, scratch: Array, head: int, split: int) -> None:
     """Replace the scores of a split by weights, and add them up; decide value bits where the rule needs scores."""
     begin, end = span(shape, store, head, split)
@@ -197,9 +197,9 @@ def weigh_split(shape: Array, rules: Array, store: Array, step: Array, scratch: 
             row[t] = 4 + 4 * planes_for(scratch.differences[t], guard_bits, shape.least_planes)
 
 
-@inline
+@embed
 def _online_differences(
-    shape: Array, store: Array, step: Array, scratch: Array, head: int, i: int, split: int, running: bool
+    shape: Array, store: Array, step: Array, scratch: Array, head: int, i: int, split: int, running: Array
 ) -> None:
     """Write how far each token of a split lies below the largest addend met so far: the smallest over the heads up to `i`."""
     begin, end = span(shape, store, head, split)
@@ -219,7 +219,7 @@ def _online_differences(
             scratch.differences[t] = difference if i == 0 else min(scratch.differences[t], difference)
 
 
-@inline
+@embed
 def divide_split(shape: Array, rules: Array, store: Array, step: Array, scratch: Array, head: int, split: int) -> None:
     """Turn the weights of a split into probabilities, and find what the value rule must know of them all."""
     begin, end = span(shape, store, head, split)
@@ -241,7 +241,7 @@ def divide_split(shape: Array, rules: Array, store: Array, step: Array, scratch:
             _strongest(step, (q * shape.max_splits + split) * CLASSES, probs, begin)
 
 
-@inline
+@embed
 def _strongest(step: Array, place: int, probs: Array, begin: int) -> None:
     """Write the token with the largest probability of each class t mod 32; the earliest wins a tie."""
     best = step.strongest_probs[place : place + CLASSES]
@@ -260,7 +260,7 @@ def _strongest(step: Array, place: int, probs: Array, begin: int) -> None:
             where[t % CLASSES] = begin + t
 
 
-@inline
+@embed
 def head_maxima(shape: Array, step: Array, scratch: Array, head: int, n_splits: int) -> None:
     """Write the largest score of each query head of a head."""
     for i in range(shape.group):
@@ -268,7 +268,7 @@ def head_maxima(shape: Array, step: Array, scratch: Array, head: int, n_splits: 
         scratch.maxima[i] = _largest(step.split_maxima[at : at + n_splits], scratch.lanes)
 
 
-@inline
+@embed
 def head_sums(shape: Array, step: Array, scratch: Array, head: int, n_splits: int) -> None:
     """Write the sum of weights of each query head of a head: splits in ascending order."""
     for i in range(shape.group):

@@ -98,7 +98,7 @@ def append(shape: Array, store: Array, keys: Array, values: Array, starts: Array
             begin = position % PAGE_TOKENS
             n = min(PAGE_TOKENS - begin, end - new)
             physical = np.int64(store.block_table[sequence, position // PAGE_TOKENS])
-            at = (physical * shape.n_kv_heads + kv_head) * (PAGE_TOKENS * shape.head_dim)
+            at = (kv_head * shape.n_pages + physical) * (PAGE_TOKENS * shape.head_dim)
             _store_keys(shape, store, keys[new : new + n], kv_head, at, begin, n, plain)
             _store_values(shape, store, values[new : new + n], kv_head, at, begin, n, plain)
             new, position = new + n, position + n

@@ -33,6 +33,7 @@ def _add_values(
     weights: Array,
     out: Array,
 ) -> Array:
+    del channel
     kinds = [planes, reads, types.int64, weights, out]
     literals = (n_heads, n_rows, row_codes, absolute, bfloat)
 

@@ -17,7 +17,7 @@ from precalign.cpu.records import (
 )
 from precalign.cpu.scoring import page_begin, planes_for, span, token_maxima
 from precalign.cpu.values import HALF_ROW_CODES, ROW_CODES, add_values
-from precalign.jit import inline
+from precalign.jit import embed
 from precalign.planes import PAGE_TOKENS
 from precalign.rules.base import NEVER, prob_exponent
 
@@ -28,13 +28,13 @@ AHEAD = PAGE_TOKENS
 """Tokens between a prefetch and the read."""
 
 
-@inline
-def _row_begin(shape: Array, store: Array, head: int, token: int) -> int:
+@embed
+def _row_begin(shape: Array, store: Array, head: int, token: Array) -> Array:
     """Return the number of the first code of a token's values."""
     return page_begin(shape, store, head, token // PAGE_TOKENS) + token % PAGE_TOKENS * shape.head_dim
 
 
-@inline
+@embed
 def find_references(
     bfloat: Array,
     shape: Array,
@@ -55,7 +55,7 @@ def find_references(
             step.references[q] = _margin(bfloat, shape, store, plan, step, scratch, head, q, n_splits)
 
 
-@inline
+@embed
 def _margin(
     bfloat: Array,
     shape: Array,
@@ -80,7 +80,7 @@ def _margin(
     for j in range(CLASSES):
         if where[j] >= 0:
             place = _row_begin(shape, store, head, np.int64(where[j]))
-            scratch.place1[n], scratch.place2[n] = place, place // 2
+            scratch.place1[n], scratch.place2[n] = place, place >> 1
             scratch.tokens[n] = where[j]
             n += 1
     row = scratch.row
@@ -102,7 +102,7 @@ def _margin(
     return margin
 
 
-@inline
+@embed
 def _token_planes(
     shape: Array, rules: Array, store: Array, step: Array, scratch: Array, head: int, begin: int, end: int
 ) -> None:
@@ -137,34 +137,62 @@ def _token_planes(
         bits[t] = 0 if skipped else 4 + 4 * wanted
 
 
-@inline
-def _places(shape: Array, store: Array, scratch: Array, head: int, begin: int, end: int, next_at: int) -> int:
-    """Write which tokens are read and where, and behind them the page that is read next; return how many.
+@embed
+def _uniform(planes: Array) -> Array:
+    """Return how many planes all of some tokens are read from, 0 where that differs or one is left out."""
+    least = most = planes[0]
+    for i in range(len(planes)):
+        least, most = min(least, planes[i]), max(most, planes[i])
+    return np.int64(least) if least == most else 0
+
+
+@embed
+def _places(shape: Array, store: Array, scratch: Array, head: int, begin: int, end: int, uniform: int) -> Array:
+    """Write which tokens of a split are read, and where; return how many.
 
     A row of nibbles that is not read has its place among the constants behind the planes.
     """
-    eights, zeros = len(store.value_second) - shape.head_dim // 2, len(store.value_third) - shape.head_dim // 2
-    n = 0
-    for t in range(end - begin):
-        planes = scratch.planes[t]
-        if planes > 0:
-            place = _row_begin(shape, store, head, begin + t)
-            scratch.tokens[n], scratch.place1[n] = begin + t, place
-            scratch.place2[n] = place // 2 if planes > 1 else eights
-            third = zeros - shape.head_dim // 2 if planes == 2 else zeros
-            scratch.place3[n] = place // 2 if planes > 2 else third
-            scratch.planes[n] = planes
-            n += 1
-    planes = scratch.planes[max(n - 1, 0)]
-    for t in range(AHEAD):
-        place = next_at + t * shape.head_dim
-        scratch.place1[n + t] = place
-        scratch.place2[n + t] = place // 2 if planes > 1 else eights
-        scratch.place3[n + t] = place // 2 if planes > 2 else zeros
+    row = shape.head_dim // 2
+    eights, zeros = len(store.value_second) - row, len(store.value_third) - row
+    n: Array = 0
+    for low in range(begin, end, PAGE_TOKENS):
+        place = page_begin(shape, store, head, low // PAGE_TOKENS)
+        count = min(PAGE_TOKENS, end - low)
+        if uniform > 0:  # planes that are not read are not looked for either
+            for i in range(count):
+                scratch.tokens[n + i] = low + i
+                scratch.place1[n + i] = place + i * shape.head_dim
+                scratch.place2[n + i] = (place >> 1) + i * row
+                scratch.place3[n + i] = (place >> 1) + i * row
+            n += count
+        else:
+            for token in range(low, low + count):
+                planes = scratch.planes[token - begin]
+                scratch.tokens[n], scratch.place1[n], scratch.planes[n] = token, place, planes
+                scratch.place2[n] = place >> 1 if planes > 1 else eights
+                unread = zeros - row if planes == 2 else zeros
+                scratch.place3[n] = place >> 1 if planes > 2 else unread
+                # Written all the same, and written over by the next token: cheaper than a branch that cannot be foretold.
+                n += np.int64(planes > 0)
+                place += shape.head_dim
     return n
 
 
-@inline
+@embed
+def _places_ahead(shape: Array, store: Array, scratch: Array, n: int, next_at: int) -> None:
+    """Write behind the tokens of a split where the first page of the next one lies, to be prefetched."""
+    row = shape.head_dim // 2
+    eights, zeros = len(store.value_second) - row, len(store.value_third) - row
+    planes = scratch.planes[max(n - 1, 0)]  # a guess: as many as the last token
+    second, second_step = (next_at >> 1, row) if planes > 1 else (eights, 0)
+    third, third_step = (next_at >> 1, row) if planes > 2 else (zeros, 0)
+    for i in range(AHEAD):
+        scratch.place1[n + i] = next_at + i * shape.head_dim
+        scratch.place2[n + i] = second + i * second_step
+        scratch.place3[n + i] = third + i * third_step
+
+
+@embed
 def _sum_tokens(
     bfloat: Array, shape: Array, planes: Array, reads: Array, step: Array, tokens: Array, q: int, split: int
 ) -> None:
@@ -195,7 +223,7 @@ def _sum_tokens(
         i += heads
 
 
-@inline
+@embed
 def add_split(
     bfloat: Array,
     shape: Array,
@@ -210,7 +238,9 @@ def add_split(
     """Decide the value bits of a split and write its part of the outputs."""
     begin, end = span(shape, store, head, split)
     _token_planes(shape, rules, store, step, scratch, head, begin, end)
-    n_tokens = _places(shape, store, scratch, head, begin, end, next_at)
+    uniform = _uniform(scratch.planes[: end - begin])
+    n_tokens = _places(shape, store, scratch, head, begin, end, uniform)
+    _places_ahead(shape, store, scratch, n_tokens, next_at)
     planes = (store.value_first, store.value_second, store.value_third)
     q = head * shape.group
     for i in range(shape.group):
@@ -218,16 +248,14 @@ def add_split(
         step.partials[at : at + shape.head_dim] = 0
     for low in range(0, n_tokens, PAGE_TOKENS):
         n = min(PAGE_TOKENS, n_tokens - low)
-        least = most = scratch.planes[low]
-        for t in range(low + 1, low + n):
-            least, most = min(least, scratch.planes[t]), max(most, scratch.planes[t])
         # Tokens of different widths are read as if whole: rows of constants stand in for what is not read.
-        n_planes = np.int64(most) if least == most else 3
+        n_planes = uniform if uniform > 0 else _uniform(scratch.planes[low : low + n])
+        n_planes = n_planes if n_planes > 0 else 3
         reads = (scratch.place1, scratch.place2, scratch.place3, n_planes, low, n, AHEAD)
         _sum_tokens(bfloat, shape, planes, reads, step, scratch.tokens, q, split)
 
 
-@inline
+@embed
 def combine_head(shape: Array, plan: Array, step: Array, scratch: Array, head: int, n_splits: int) -> None:
     """Add the parts of the outputs, splits in ascending order, and put the channels in order."""
     head_dim, row = shape.head_dim, scratch.row

@@ -1,49 +1,10 @@
-"""What the emulator says of one decode step of one kv head: every buffer that the CPU kernels fill."""
+"""Comparing a `CpuPlaneCache` with the emulator, buffer by buffer."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from precalign.block import Block, Reads
-from precalign.counts import window_max
-from precalign.cpu.rules import layout_of
-from precalign.inputs import HeadInputs, Steps
-from precalign.planes import split_keys, split_values
-
-PLANES = ("first", "second", "third")
-
-
-def emulate(rule, fmt, split_tokens, keys, values, queries, scale):
-    """Emulate with keys and values (seq_len, head_dim) and queries (group, head_dim); rows of planes and maxima included."""
-    layout = layout_of(rule, fmt)
-    inputs = HeadInputs(keys, values, queries[:, None, :], fmt, scale)
-    steps = Steps(*(np.array([n], np.int64) for n in (0, 0, len(keys))))
-    block = Block(Reads(inputs, layout), steps, split_tokens)
-    key_levels = rule.key_levels(block.key_view())
-    (reduced,), exact = block.scores([key_levels])
-    scores = reduced.copy()
-    probs = block.softmax(reduced)
-    value_max = window_max(inputs.value_exponents, *block.window)
-    view = block.value_view(probs, value_max, scores)
-    value_levels = rule.value_levels(view, rule.prepass_tokens(view))
-    (outputs,), _ = block.outputs([probs], [value_levels], exact)
-    n, levels = len(keys), np.array(layout.levels, np.uint8)
-    return {
-        **{f"key_{name}": plane for name, plane in zip(PLANES, split_keys(keys, layout), strict=True)},
-        **{f"value_{name}": plane for name, plane in zip(PLANES, split_values(values, layout), strict=True)},
-        "key_maxima": biased(inputs.key_exponents.max(axis=0), fmt),
-        "value_maxima": biased(value_max[0], fmt),
-        "token_maxima": biased(inputs.value_exponents.max(axis=1), fmt),
-        "key_bits": levels[key_levels[0]],
-        "scores": scores[:, 0, :n],
-        "probs": probs[:, 0, :n],
-        "value_bits": levels[value_levels[0, :n]],
-        "outputs": outputs[:, 0],
-    }
-
-
-def biased(exponents, fmt):
-    return (exponents.astype(np.int64) + fmt.bias).astype(np.uint8)
+from precalign.cpu.emulated import emulate
 
 
 def differences(cache, keys, values, queries):
