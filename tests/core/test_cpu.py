@@ -80,17 +80,17 @@ def check_matrix(fmt, numbers):
     return len(numbers)
 
 
-@pytest.mark.parametrize("fmt", [BINARY16, BFLOAT16], ids=str)
+@pytest.mark.parametrize("fmt", [BINARY16, BFLOAT16], ids=lambda f: f.name)
 def test_every_buffer_equals_the_emulators(fmt):
-    """A part of the matrix in which every shape, kind of data and rule occurs: 19 has no factor in common with their numbers."""
-    numbers = range(3 if fmt is BINARY16 else 7, len(MATRIX), 19)
+    """A part of the matrix in which every shape, kind of data and rule occurs: 13 has no factor in common with their numbers."""
+    numbers = range(3 if fmt is BINARY16 else 7, len(MATRIX), 13)
     parts = [{MATRIX[n][axis] for n in numbers} for axis in range(3)]
     assert [len(part) for part in parts] == [len(SHAPES), len(KINDS), len(RULES)]
     check_matrix(fmt, numbers)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("fmt", [BINARY16, BFLOAT16], ids=str)
+@pytest.mark.parametrize("fmt", [BINARY16, BFLOAT16], ids=lambda f: f.name)
 def test_every_buffer_equals_the_emulators_on_the_whole_matrix(fmt, proof):
     proof(f"CPU attention over {fmt.name} planes equal to the emulator", check_matrix(fmt, range(len(MATRIX))), 0)
 
@@ -220,7 +220,9 @@ def test_statistics_count_what_was_read():
     }
 
 
-@pytest.mark.parametrize(("n_codes", "bfloat", "plain"), itertools.product((32, 64), (False, True), (False, True)))
+@pytest.mark.parametrize(
+    ("n_codes", "bfloat", "plain"), list(itertools.product((32, 64), (False, True), (False, True)))
+)
 def test_a_row_comes_apart_into_every_code_once(n_codes, bfloat, plain):
     order = row_order(n_codes, bfloat=bfloat, plain=plain)
     assert sorted(code for vector in order for code in vector) == list(range(n_codes))
