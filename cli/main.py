@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from precalign import __version__
+from precalign import __version__, compiling
 from precalign.errors import PrecalignError
 
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ def cli(*, debug: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; every error ends as one message on stderr and a documented exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    compiling.callbacks[:] = [_say_compiling]
     if "--debug" in given:  # anywhere on the line, because that is where people append it
         given.remove("--debug")
         return _run(given)
@@ -139,6 +140,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             err=True,
         )
         return 70
+
+
+def _say_compiling() -> None:
+    if sys.stderr.isatty():  # like a progress bar: for people, not for logs
+        click.echo("Compiling kernels for this processor; they are kept for the next time.", err=True)
 
 
 def _run(arguments: list[str]) -> int:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import numba
 from llvmlite import ir
-from numba.core import types
+from numba.core import event, types
 from numba.extending import intrinsic
+
+from precalign import compiling
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +24,20 @@ Array: TypeAlias = Any
 """An array or a number inside a kernel: numba compiles a kernel for the types it meets; its docstring states them."""
 
 
+class _Announcer(event.Listener):
+    """Passes on that numba compiles; a kernel that comes out of the cache gives no event."""
+
+    def on_start(self, event: Array) -> None:
+        del event
+        compiling.announce()
+
+    def on_end(self, event: Array) -> None:
+        del event
+
+
+event.register("numba:compile", _Announcer())  # type: ignore[no-untyped-call]
+
+
 def kernel(function: F) -> F:
     """Compile `function` with numba: no fast-math (so no contraction or reassociation), no interpreter lock, cached."""
     return cast("F", numba.njit(cache=True, error_model="numpy", nogil=True)(function))
@@ -30,6 +46,11 @@ def kernel(function: F) -> F:
 def inline(function: F) -> F:
     """Compile a helper of kernels; LLVM inlines it, and no entry of its own is cached."""
     return cast("F", numba.njit(error_model="numpy", nogil=True)(function))
+
+
+def embed(function: F) -> F:
+    """Compile a helper into every place that calls it: for helpers whose many arguments cost more to pass than the work takes."""
+    return cast("F", numba.njit(error_model="numpy", nogil=True, forceinline=True)(function))
 
 
 def _emit_call(name: str, builder: Array, arguments: Array) -> Array:

@@ -10,6 +10,7 @@ from __future__ import annotations
 BENCHMARKS: dict[str, str] = {
     "accumulate": "precalign.analysis.benchmarks.accumulate",
     "analyze": "precalign.analysis.benchmarks.analyze",
+    "attention": "precalign.analysis.benchmarks.attention",
     "codecs": "precalign.analysis.benchmarks.codecs",
     "gpu": "precalign.analysis.benchmarks.gpu",
     "memory": "precalign.analysis.benchmarks.memory",

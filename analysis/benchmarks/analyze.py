@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import cProfile
 import statistics
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +37,17 @@ if TYPE_CHECKING:
 DESCRIPTION = "a whole analysis against NumPy, and against the bare attention in torch"
 DEMO = Path(__file__).resolve().parent.parent / "demo/novel.safetensors"
 AIM = 4.0
+PROFILED = "1 thread, where precalign's time goes"
+PARTS = {
+    "attention: reduced, full and in binary64, and the sums of the bounds on scores": (
+        "decode/scores", "decode/output", "decode/softmax", "decode/exact"
+    ),
+    "bounds": ("precalign/bounds/",),
+    "wasted bits": ("precalign/waste",),
+    "errors": ("decode/errors",),
+    "levels, counts, traffic": ("precalign/rules/", "precalign/counts", "precalign/traffic"),
+}  # fmt: skip
+REST = "the rest: arrays, NumPy, the interpreter"
 THREE = "torch sdpa, twice and in binary64"
 """The attentions that an analysis computes: reduced, full and exact. A floor, not the reference of the ratios."""
 
@@ -81,6 +94,7 @@ def run(options: Options) -> Benchmark:
                 (c for c in seconds if c.startswith("torch")), key=lambda c: statistics.median(seconds[c])
             )
             results += rows(f"{threads} threads", seconds, reference=torch_fastest, figures=figures)
+        results += _parts(plan, heads)
     return Benchmark("analyze", DESCRIPTION, results, checks, _aims(results))
 
 
@@ -193,6 +207,26 @@ def _libraries(threads: int) -> Iterator[Any]:
             yield torch
     finally:
         torch.set_num_threads(before)
+
+
+def _parts(plan: Plan, heads: list[Head]) -> list[Row]:
+    """Return where the time of one thread goes, by what the code that spends it is for; profiled, so a little slower than timed."""
+    profile = cProfile.Profile(time.thread_time)
+    profile.enable()
+    for head in heads:
+        _profile(plan, head)
+    profile.disable()
+    spent = dict.fromkeys([*PARTS, REST], 0.0)
+    for entry in profile.getstats():
+        # numba's kernels are told by their file, too; what has none is NumPy's and the interpreter's.
+        file = "" if isinstance(entry.code, str) else Path(entry.code.co_filename).as_posix()
+        part = next((part for part, places in PARTS.items() if any(place in file for place in places)), REST)
+        spent[part] += entry.inlinetime
+    total = sum(spent.values())
+    return [
+        Row(PROFILED, part, seconds * 1e3, seconds * 1e3, 0.0, None, {"share": seconds / total})
+        for part, seconds in spent.items()
+    ]
 
 
 def _figures(heads: list[Head]) -> Callable[[str, float], dict[str, float]]:

@@ -66,8 +66,38 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Series:
+    """Points of a plot, or a line through them.
+
+    Attributes
+    ----------
+    name : str
+    x, y : list of float
+    labels : list of str
+        What each point is; shown when it is pointed at.
+    line : bool
+    """
+
+    name: str
+    x: list[float]
+    y: list[float]
+    labels: list[str] = field(default_factory=list)
+    line: bool = False
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot of the page: title, names of the axes, and what is drawn."""
+
+    title: str
+    x_title: str
+    y_title: str
+    series: list[Series]
+
+
+@dataclass(frozen=True)
 class Benchmark:
-    """All rows of one benchmark, what was checked before timing, and the aims its issue set.
+    """All rows of one benchmark, what was checked before timing, the aims its issue set, and plots for the page.
 
     `unavailable` says what this machine lacks where the rows are an estimate instead of a measurement; the command then ends with
     that error.
@@ -78,6 +108,7 @@ class Benchmark:
     rows: list[Row]
     checks: list[str] = field(default_factory=list)
     aims: list[str] = field(default_factory=list)
+    plots: list[Plot] = field(default_factory=list)
     unavailable: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -101,8 +132,19 @@ def machine() -> dict[str, str | int]:
     }
 
 
-def interleave(contenders: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+def interleave(
+    contenders: Mapping[str, Callable[[], object]], repeats: int, at_most_s: float | None = None
+) -> dict[str, list[float]]:
     """Run every contender once per round, after one round of warming up.
+
+    Parameters
+    ----------
+    contenders : mapping
+        Name -> call.
+    repeats : int
+        Rounds.
+    at_most_s : float, optional
+        Seconds after which a contender that has run twice sits out the rest, so that a slow one does not make all wait.
 
     Returns
     -------
@@ -114,6 +156,8 @@ def interleave(contenders: Mapping[str, Callable[[], object]], repeats: int) -> 
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, run in contenders.items():
+            if at_most_s is not None and len(seconds[name]) >= 2 and sum(seconds[name]) > at_most_s:
+                continue
             gc.collect()
             start = time.perf_counter()
             run()

@@ -76,12 +76,15 @@ def test_bench_analyze_has_a_row_for_every_contender(tmp_path):
     pytest.importorskip("torch", reason="the benchmark compares with torch")
     path = write_dump_of(tmp_path, Shape(2, 2, 2, 128, 64))
     result = analyze.run(Options(small=True, threads=2, repeats=2, dump=path))
-    assert len(result.rows) == 2 * 6
-    assert {row.case for row in result.rows} == {"1 threads", "2 threads"}
-    assert (
-        min(row.ratio for row in result.rows if row.contender.startswith("torch") and "twice" not in row.contender) == 1
-    )
-    for row in result.rows:
+    parts = [row for row in result.rows if row.case == analyze.PROFILED]
+    assert [row.contender for row in parts] == [*analyze.PARTS, analyze.REST]
+    assert sum(row.figures["share"] for row in parts) == pytest.approx(1)
+    assert all(row.figures["share"] > 0 for row in parts)
+    timed = [row for row in result.rows if row not in parts]
+    assert len(timed) == 2 * 6
+    assert {row.case for row in timed} == {"1 threads", "2 threads"}
+    assert min(row.ratio for row in timed if row.contender.startswith("torch") and "twice" not in row.contender) == 1
+    for row in timed:
         assert row.figures["steps_per_s"] == pytest.approx(2 * 128 / row.median_ms * 1e3)
     assert "d.safetensors: precalign and NumPy: wasted bits and key reads of all 256 steps are equal" in result.checks
 
