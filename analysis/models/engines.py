@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from precalign.errors import UnavailableError, UsageError
+from precalign.gpu.devices import open_device
 from precalign.live.layer import EmulatedLayer
 from precalign.live.planes import PlaneLayer, check_for_kernels
 from precalign.rules.aligned_skip import AlignedSkip
@@ -35,6 +36,8 @@ def check_engine(engine: str) -> None:
         raise UnavailableError(
             "the CPU kernels are not part of this installation", hint="engine emulated runs anywhere"
         )
+    if engine == "gpu":
+        open_device("gpu")
 
 
 def layer_cache(engine: str, shape: LayerShape, rules: LayerRules, batch_size: int, max_tokens: int) -> LayerCache:
@@ -78,7 +81,6 @@ def _cpu(shape: LayerShape, rules: LayerRules, batch_size: int, max_tokens: int)
 
 
 def _gpu(shape: LayerShape, rules: LayerRules, batch_size: int, max_tokens: int) -> LayerCache:
-    from precalign.gpu.devices import open_device
     from precalign.gpu.kernels import KernelConfig
     from precalign.gpu.plane_cache import PlaneCache
     from precalign.rules.static import Static

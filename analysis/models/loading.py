@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 
+from precalign.analysis.models import check_model_path
 from precalign.analysis.models.cache import attach
 from precalign.analysis.readers import printable
 from precalign.errors import InputError, UnavailableError, UsageError
@@ -75,11 +76,7 @@ def load_model(path: Path, *, compute: str = "fp32", dtype: str | None = None) -
     if compute not in COMPUTE:
         raise UsageError(f"--compute {compute}: not understood", hint="give fp32, fp16 or bf16")
     shown = printable(path)
-    if not path.is_dir():
-        what = "is a file" if path.exists() else "no such directory"
-        raise InputError(f"{shown}: {what}", hint="give the directory that holds config.json and the weights")
-    if not (path / "config.json").is_file():
-        raise InputError(f"{shown}: holds no config.json", hint="is this a model directory in transformers' layout?")
+    check_model_path(path)
     _quiet()
     config = _config(path)
     _check_kind(config, shown)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from precalign.analysis.benchmarks.timing import machine
-from precalign.analysis.render.html import _plotly, _script_json
+from precalign.analysis.render.html import page
 
 if TYPE_CHECKING:
     from precalign.analysis.benchmarks.suite import Suite
@@ -16,22 +14,9 @@ if TYPE_CHECKING:
 
 def render(suite: Suite) -> str:
     """Return the page: what was checked, the aims, plots, and a table of each benchmark."""
-    environment = Environment(
-        loader=PackageLoader("precalign.analysis.render"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    plots = [plot for benchmark in suite.benchmarks for plot in benchmark.plots]
-    page: str = environment.get_template("benchmarks.html.j2").render(
-        machine=machine(),
-        benchmarks=[_section(benchmark) for benchmark in suite.benchmarks],
-        missing=suite.missing,
-        data=_script_json([_figure(plot) for plot in plots]),
-        plotly=_plotly() if plots else "",
-    )
-    return page
+    plots = [_figure(plot) for benchmark in suite.benchmarks for plot in benchmark.plots]
+    sections = [_section(benchmark) for benchmark in suite.benchmarks]
+    return page("benchmarks.html.j2", plots, machine=machine(), benchmarks=sections, missing=suite.missing)
 
 
 def _section(benchmark: Benchmark) -> dict[str, Any]:

@@ -115,8 +115,13 @@ def command(
         _print(result)
     if older is not None:
         _print_changes(suites.compare(older, result), to_stderr=as_json)
-    if name is not None and (lacks := result.benchmarks[0].unavailable) is not None:
-        raise UnavailableError(lacks, hint="what stands above is an estimate, not a measurement")
+    if name is not None:
+        _check_measured(result.benchmarks[0])
+
+
+def _check_measured(result: Benchmark) -> None:
+    if result.unavailable is not None:
+        raise UnavailableError(result.unavailable, hint="what stands above is an estimate, not a measurement")
 
 
 def _write(result: Suite, record: dict[str, object], target: Path) -> None:

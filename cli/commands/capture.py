@@ -57,16 +57,18 @@ def command(
       precalign capture model/ --text book.txt --tokens 4096 --layers 0,8,16-23 -o dump.safetensors
       precalign capture model/ --token-ids ids.npy --dtype bf16 -o dump.safetensors
     """
-    from precalign.analysis.models import need_models
+    from precalign.analysis.models import check_model_path, need_models
+    from precalign.analysis.models.writer import check_dump_target
 
     need_models()
+    check_dump_target(output, overwrite=overwrite)
+    check_model_path(model)
+    # torch takes seconds to import: not before what can be told at once.
     from precalign.analysis.models.capture import capture
     from precalign.analysis.models.loading import load_model
     from precalign.analysis.models.tokens import limit, read_tokens
-    from precalign.analysis.models.writer import check_dump_target
     from precalign.analysis.selection import parse_indices
 
-    check_dump_target(output, overwrite=overwrite)
     loaded = load_model(model, compute=compute, dtype=dtype)
     ids = limit(loaded, read_tokens(loaded, text, token_ids), tokens, text or token_ids)
     there = range(int(loaded.model.config.get_text_config().num_hidden_layers))

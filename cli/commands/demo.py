@@ -84,7 +84,7 @@ def _put_files(output: Path) -> None:
 def _run(*arguments: str) -> None:
     from precalign.cli.main import cli
 
-    click.secho(f"\n$ precalign {shlex.join(arguments)}", bold=True)
+    click.secho(f"\nRunning: precalign {shlex.join(arguments)}", bold=True)
     code = cli.main(list(arguments), prog_name="precalign", standalone_mode=False)
     if isinstance(code, int) and code:
         click.get_current_context().exit(code)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from precalign.cli.output import console, print_json
 from precalign.cli.progress import progress
-
-if TYPE_CHECKING:
-    from precalign.policy import Policy
 
 DEFAULT_RULES = ("full", "alignedkv")
 
@@ -59,20 +55,23 @@ def command(*, model: Path, output: Path, overwrite: bool, as_json: bool, **chos
       precalign eval model/ --text book.txt --rule alignedkv --rule online --windows 32 -o cost/
       precalign eval model/ --text book.txt --policy policy.json -o cost/
     """
-    from precalign.analysis.models import need_models
+    from precalign.analysis.evaluation.progress import check_eval_target
+    from precalign.analysis.models import check_model_path, need_models
+    from precalign.analysis.policies import read_policy
     from precalign.errors import UnavailableError
 
     if chosen["codec"]:
         raise UnavailableError("--codec: codecs are not part of this installation", hint="give --rule or --policy")
     need_models()
-    from precalign.analysis.evaluation.progress import check_eval_target
+    check_eval_target(output, overwrite=overwrite)
+    check_model_path(model)
+    policies = [(path.name, read_policy(path)) for path in chosen["policies"]]
+    # torch takes seconds to import: not before what can be told at once.
     from precalign.analysis.models.evaluate import Evaluation, make_eval_plan
     from precalign.analysis.models.loading import load_model
     from precalign.analysis.models.tokens import read_tokens
     from precalign.analysis.render.evaluation import page, show
 
-    check_eval_target(output, overwrite=overwrite)
-    policies = [(path.name, read_policy(path)) for path in chosen["policies"]]
     loaded = load_model(model, compute=chosen["compute"], dtype=chosen["dtype"])
     ids = read_tokens(loaded, chosen["text"], chosen["token_ids"])
     rules = chosen["rules"] or (() if policies else DEFAULT_RULES)
@@ -108,15 +107,3 @@ def command(*, model: Path, output: Path, overwrite: bool, as_json: bool, **chos
     out = console()
     show(summary, out)
     out.print(f"Written: {output / 'report.html'}", markup=False, soft_wrap=True)
-
-
-def read_policy(path: Path) -> Policy:
-    """Read a policy file."""
-    from precalign.errors import InputError
-    from precalign.policy import Policy
-
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON: {getattr(error, 'strerror', None) or error}") from error
-    return Policy.from_json(data, path.name)

@@ -169,6 +169,63 @@ def test_a_policy_gives_every_head_its_rule():
     assert found[1, 1]["value_ideal_bits"] == half[1, 1] // 2
 
 
+def kernels_and_emulation(engine):
+    """Decode 2 tokens of a model with head_dim 64 by kernels and emulated; return logits and counts of both."""
+    import transformers
+
+    torch.manual_seed(4)
+    config = transformers.LlamaConfig(**small_models.GROUPED | {"head_dim": 64, "num_hidden_layers": 1})
+    model, ids = transformers.AutoModelForCausalLM.from_config(config).eval(), small_models.token_ids(72)
+    found = []
+    for chosen in (engine, "emulated"):
+        cache = precalign.AlignedCache(
+            model, "alignedkv", engine=chosen, layout="8|4|4", storage_format=BINARY16, max_tokens=128
+        )
+        found.append((decode(model, cache, ids, prompt=70), cache.head_totals()))
+    return found
+
+
+def test_cuda_kernels_decode_what_the_emulation_decodes(monkeypatch):
+    """The kernels' PTX, executed without a GPU, inside the model: the same logits to the bit, the same counts."""
+    pytest.importorskip("cuda.bindings.nvrtc", reason="NVRTC's wheels are not installed")
+    from precalign.analysis.models import engines
+    from precalign.gpu.devices.ptx import PtxDevice
+
+    monkeypatch.setattr(engines, "open_device", lambda name: PtxDevice())
+    (logits, counts), (expected, expected_counts) = kernels_and_emulation("gpu")
+    assert torch.equal(logits, expected)
+    assert counts == expected_counts
+
+
+def test_cpu_kernels_decode_what_the_emulation_decodes():
+    pytest.importorskip("precalign.cpu", reason="needs the CPU kernels")
+    (logits, counts), (expected, expected_counts) = kernels_and_emulation("cpu")
+    assert torch.equal(logits, expected)
+    assert counts == expected_counts
+
+
+def test_an_engine_that_is_not_there_is_refused_before_any_work():
+    model = small_models.build("llama")
+    with pytest.raises(UsageError, match="no engine 'tpu'"):
+        precalign.AlignedCache(model, engine="tpu", storage_format=BINARY16)
+    pytest.importorskip("precalign.gpu.devices.device")
+    try:
+        import cupy  # noqa: F401
+    except ImportError:
+        with pytest.raises(UnavailableError):
+            precalign.AlignedCache(model, engine="gpu", storage_format=BINARY16)
+
+
+def test_kernels_refuse_what_they_do_not_do(monkeypatch):
+    from precalign.analysis.models import engines
+
+    monkeypatch.setattr(engines, "open_device", lambda name: None)
+    model, ids = small_models.build("mistral"), small_models.token_ids(20)
+    cache = precalign.AlignedCache(model, "alignedkv", engine="gpu", storage_format=BINARY16)
+    with pytest.raises(UnavailableError, match="no sliding window"):
+        decode(model, cache, ids, prompt=18)
+
+
 def test_batches_of_equal_length_are_their_sequences():
     model, ids = small_models.build("llama"), small_models.token_ids(40, batch=2)
     caches = [precalign.AlignedCache(model, "alignedkv", storage_format=BINARY16) for _ in range(3)]

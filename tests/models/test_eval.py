@@ -167,7 +167,7 @@ def test_an_interrupted_evaluation_goes_on(finished, tmp_path, monkeypatch):
         (["--rule", "nearest"], 2, "unknown rule"),
         (["--context", "4096"], 3, "more than the 2048 positions"),
         (["--windows", "1000"], 3, "1000 are asked for"),
-        (["--policy", "{tmp}/none.json"], 3, "cannot be read"),
+        (["--policy", "{tmp}/none.json"], 3, "no such file"),
         (["--policy", "{tmp}/other.json"], 3, "expected the schema"),
         (["--rule", "aligned-skip", "--layout", "8,4,4"], 2, "may be skipped"),
         (["-o", "{tmp}/mine"], 4, "exists already"),
