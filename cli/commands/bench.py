@@ -89,8 +89,7 @@ def command(
       precalign bench attention --compare attention.json
     """
     if listed:
-        for key, module in BENCHMARKS.items():
-            click.echo(f"{key:12} {importlib.import_module(module).DESCRIPTION}")
+        _list()
         return
     if name is not None and name not in BENCHMARKS:
         raise UsageError(f"unknown benchmark {name!r}", hint="there are: " + ", ".join(BENCHMARKS))
@@ -117,6 +116,11 @@ def command(
         _print_changes(suites.compare(older, result), to_stderr=as_json)
     if name is not None:
         _check_measured(result.benchmarks[0])
+
+
+def _list() -> None:
+    for key, module in BENCHMARKS.items():
+        click.echo(f"{key:12} {importlib.import_module(module).DESCRIPTION}")
 
 
 def _check_measured(result: Benchmark) -> None:
