@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from precalign.analysis.compare.attention import HeadCache, StepErrors, exact_steps, step_errors
 from precalign.analysis.compare.contenders import Contender
 from precalign.codecs import CacheShape, Codec, CodedCache, CodedPair, PairCodec, predicted_bytes
+from precalign.codecs.attention import MixedHead, StepErrors, exact_steps, step_errors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -170,7 +170,7 @@ def measure(data: LayerData, contender: Contender) -> list[dict[str, Any]]:
 
 def _errors(data: LayerData, held: Held, head: int) -> dict[str, float]:
     keys, values = (x[:, head].astype(np.float64) for x in (data.keys, data.values))
-    cache = HeadCache(
+    cache = MixedHead(
         keys,
         values,
         held.decoded["keys"][:, head].astype(np.float64),

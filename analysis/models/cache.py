@@ -10,8 +10,10 @@ from transformers import DynamicCache
 from precalign.analysis.models.attention import Call, mark, register
 from precalign.analysis.models.engines import check_engine, layer_cache
 from precalign.analysis.models.storage import codes, round_to, storage_format
+from precalign.codecs import parse_pair
 from precalign.errors import UnavailableError
 from precalign.layouts import default_layout, parse_layout
+from precalign.live.coded import CodedLayer
 from precalign.live.counter import add_counts
 from precalign.live.layer import LayerRules
 from precalign.profile import DEFAULT_SPLIT_TOKENS
@@ -41,6 +43,9 @@ class AlignedCache(DynamicCache):  # type: ignore[misc] # transformers has no ty
         compare with.
     policy : Policy, optional
         A rule for every kv head, in place of `rule`.
+    codec : str, optional
+        In place of both: "kivi:bits=4" for keys and values, "q8_0+q4_0" for keys and values apart (docs/codecs.md). All that is stored is
+        read; arithmetic is binary64 over what the codec gives back.
     engine : str
         emulated, cpu or gpu.
     layout : str, optional
@@ -68,6 +73,7 @@ class AlignedCache(DynamicCache):  # type: ignore[misc] # transformers has no ty
         rule: str | None = "alignedkv",
         *,
         policy: Policy | None = None,
+        codec: str | None = None,
         engine: str = "emulated",
         layout: str | None = None,
         storage_format: Format | None = None,
@@ -81,7 +87,8 @@ class AlignedCache(DynamicCache):  # type: ignore[misc] # transformers has no ty
         attach(model)
         self.format = _format(model, policy, storage_format)
         self.engine, self.every_query = engine, every_query
-        self._policy, self._rule = policy, None if rule is None else get_rule(rule)
+        self._codecs = None if codec is None else parse_pair(codec)
+        self._policy, self._rule = policy, None if rule is None or codec is not None else get_rule(rule)
         if policy is not None:
             self._layout, self._split_tokens = policy.layout, policy.split_tokens
         else:
@@ -110,7 +117,7 @@ class AlignedCache(DynamicCache):  # type: ignore[misc] # transformers has no ty
 
     @property
     def _reads_less(self) -> bool:
-        return self._rule is not None or self._policy is not None
+        return self._rule is not None or self._policy is not None or self._codecs is not None
 
     def attend(self, call: Call) -> Any:
         """Answer one attention call of the model."""
@@ -129,12 +136,16 @@ class AlignedCache(DynamicCache):  # type: ignore[misc] # transformers has no ty
         live = self._live.get(call.layer)
         if live is None:
             self._shapes[call.layer] = call.shape
-            rules = self._rules(call.shape)
-            live = layer_cache(self.engine, call.shape, rules, call.query.shape[0], self._max_tokens)
+            live = self._new_layer(call.shape, call.query.shape[0])
             self._live[call.layer] = live
         for keys, values in self._waiting.pop(call.layer, []):
             live.append(codes(keys, self.format), codes(values, self.format))
         return live
+
+    def _new_layer(self, shape: LayerShape, batch_size: int) -> LayerCache:
+        if self._codecs is not None:
+            return CodedLayer(shape, *self._codecs, self.format, batch_size)
+        return layer_cache(self.engine, shape, self._rules(shape), batch_size, self._max_tokens)
 
     def _rules(self, shape: LayerShape) -> LayerRules:
         heads = range(shape.n_kv_heads)

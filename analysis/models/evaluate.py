@@ -12,6 +12,7 @@ from precalign.analysis.evaluation.progress import Progress, check_eval_target
 from precalign.analysis.evaluation.summary import STOCK, summarize
 from precalign.analysis.models.cache import AlignedCache
 from precalign.analysis.models.scoring import score
+from precalign.codecs import parse_pair
 from precalign.errors import InputError, UsageError
 from precalign.rules import get_rule
 
@@ -31,11 +32,12 @@ DEFAULT_WINDOWS = 8
 
 @dataclass(frozen=True)
 class Contestant:
-    """A rule or a policy under its name; neither is the full cache."""
+    """A rule, a policy or a codec under its name; none of them is the full cache."""
 
     name: str
     rule: str | None = None
     policy: Policy | None = None
+    codec: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ def make_eval_plan(
     n_tokens: int,
     rules: Sequence[str],
     policies: Sequence[tuple[str, Policy]],
+    codecs: Sequence[str] = (),
     *,
     context: int | None,
     windows: int | None,
@@ -86,15 +89,18 @@ def make_eval_plan(
     Raises
     ------
     UsageError
-        If a rule is not known, or there is none.
+        If a rule or a codec is not known, or there is none.
     InputError
         If the text is too short, or a window is longer than the model.
     """
     contestants = [Contestant(str(get_rule(text)), rule=text) for text in rules]
     contestants += [Contestant(f"policy {name}", policy=policy) for name, policy in policies]
+    for text in codecs:
+        keys, values = parse_pair(text)
+        contestants.append(Contestant(f"codec {keys}" + (f"+{values}" if values != keys else ""), codec=text))
     unique = tuple({c.name: c for c in contestants}.values())
     if not unique:
-        raise UsageError("nothing to evaluate: give --rule or --policy")
+        raise UsageError("nothing to evaluate: give --rule, --policy or --codec")
     most = loaded.max_tokens
     size = context if context is not None else min(DEFAULT_CONTEXT, most or DEFAULT_CONTEXT, n_tokens)
     if most is not None and size > most:
@@ -134,6 +140,7 @@ class Evaluation:
             self._loaded.model,
             chosen.rule,
             policy=chosen.policy,
+            codec=chosen.codec,
             layout=self._plan.layout,
             storage_format=self._loaded.format,
             every_query=every_query,

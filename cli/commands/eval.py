@@ -28,7 +28,13 @@ DEFAULT_RULES = ("full", "alignedkv")
 @click.option(
     "--policy", "policies", multiple=True, type=click.Path(path_type=Path), help="policy.json of precalign tune."
 )
-@click.option("--codec", multiple=True, metavar="NAME", help="Not supported yet.")
+@click.option(
+    "--codec",
+    "codecs",
+    multiple=True,
+    metavar="NAME[:PARAM=VALUE,..]",
+    help="Codec of the cache (docs/codecs.md), or KEYS+VALUES; may be given several times.",
+)
 @click.option(
     "--context", type=click.IntRange(min=2), help="Tokens of a window.  [default: 1024, or what the model takes]"
 )
@@ -54,14 +60,12 @@ def command(*, model: Path, output: Path, overwrite: bool, as_json: bool, **chos
       precalign eval model/ --text book.txt -o cost/
       precalign eval model/ --text book.txt --rule alignedkv --rule online --windows 32 -o cost/
       precalign eval model/ --text book.txt --policy policy.json -o cost/
+      precalign eval model/ --text book.txt --rule alignedkv --codec kivi:bits=4 --codec q8_0+q4_0 -o cost/
     """
     from precalign.analysis.evaluation.progress import check_eval_target
     from precalign.analysis.models import check_model_path, need_models
     from precalign.analysis.policies import read_policy
-    from precalign.errors import UnavailableError
 
-    if chosen["codec"]:
-        raise UnavailableError("--codec: codecs are not part of this installation", hint="give --rule or --policy")
     need_models()
     check_eval_target(output, overwrite=overwrite)
     check_model_path(model)
@@ -74,12 +78,13 @@ def command(*, model: Path, output: Path, overwrite: bool, as_json: bool, **chos
 
     loaded = load_model(model, compute=chosen["compute"], dtype=chosen["dtype"])
     ids = read_tokens(loaded, chosen["text"], chosen["token_ids"])
-    rules = chosen["rules"] or (() if policies else DEFAULT_RULES)
+    rules = chosen["rules"] or (() if policies or chosen["codecs"] else DEFAULT_RULES)
     plan = make_eval_plan(
         loaded,
         len(ids),
         rules,
         policies,
+        chosen["codecs"],
         context=chosen["context"],
         windows=chosen["windows"],
         prompts=chosen["prompts"],

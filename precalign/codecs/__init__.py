@@ -25,6 +25,7 @@ from precalign.codecs.quanto import Quanto
 from precalign.codecs.store import CodedCache, predicted_bytes
 from precalign.codecs.token8 import Fp8Token, Int8Token
 from precalign.codecs.turboquant import TurboQuant
+from precalign.errors import UsageError
 from precalign.specs import parse_spec
 
 if TYPE_CHECKING:
@@ -51,6 +52,22 @@ def get_codec(text: str) -> Codec | PairCodec:
     return parse_spec(text, CODECS, "codec")
 
 
+def parse_pair(text: str) -> tuple[Codec | PairCodec, Codec | PairCodec]:
+    """Return the codecs of keys and of values described by "codec" or "codec+codec".
+
+    Raises
+    ------
+    UsageError
+        If a codec is not known, or a codec of both sides meets another.
+    """
+    one, plus, other = text.partition("+")
+    keys, values = get_codec(one), get_codec(other if plus else one)
+    for codec in (keys, values):
+        if isinstance(codec, PairCodec) and keys != values:
+            raise UsageError(f"codec {codec} codes keys and values together: give it alone")
+    return keys, values
+
+
 __all__ = [
     "CODECS",
     "CacheShape",
@@ -60,5 +77,6 @@ __all__ = [
     "PairCodec",
     "RowCodec",
     "get_codec",
+    "parse_pair",
     "predicted_bytes",
 ]

@@ -179,6 +179,13 @@ class CodedPair:
         self._window = (held[0][due:], held[1][due:])
 
     @property
+    def n_coded(self) -> int:
+        """Tokens that have left a window, of both sides together."""
+        if self.joint is None:
+            return sum(side.n_coded for side in self.sides.values())
+        return 2 * (self.n_tokens - len(self._window[0]))
+
+    @property
     def order(self) -> NDArray[np.int64]:
         """Which token stands at each place of what `decode` returns, (n_tokens,)."""
         if self._coded is None:

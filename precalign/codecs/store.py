@@ -44,6 +44,11 @@ class CodedCache:
         window = len(self._window) * self.shape.token_bytes
         return header + sum(part.size for part in self._coded) + window
 
+    @property
+    def n_coded(self) -> int:
+        """Tokens that have left the window."""
+        return self.n_tokens - len(self._window)
+
     def append(self, tokens: NDArray[np.float32]) -> None:
         """Add tokens; those that leave the window are coded.
 

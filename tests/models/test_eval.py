@@ -163,7 +163,7 @@ def test_an_interrupted_evaluation_goes_on(finished, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--codec", "kivi"], 5, "codecs are not part"),
+        (["--codec", "q9"], 2, "unknown codec"),
         (["--rule", "nearest"], 2, "unknown rule"),
         (["--context", "4096"], 3, "more than the 2048 positions"),
         (["--windows", "1000"], 3, "1000 are asked for"),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class HeadCache:
+class MixedHead:
     """Keys and values of one kv head, exact and as a codec gives them back.
 
     Attributes
@@ -67,23 +67,40 @@ def exact_steps(
     return scores, _softmax(scores) @ values
 
 
+def mixed_steps(
+    queries: NDArray[np.float64],
+    cache: MixedHead,
+    steps: Steps,
+    scale: float,
+    exact_scores: NDArray[np.float64] | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return scores and outputs as `exact_steps` does, each step over the cache as it is then.
+
+    `exact_scores` are those over `cache.keys`, where they are at hand.
+    """
+    if exact_scores is None:
+        exact_scores = scale * (queries @ cache.keys.T)
+    places = np.arange(len(cache.keys))
+    of_codec = scale * (queries @ cache.decoded_keys.T)
+    scores = np.where(places < cache.coded_keys[:, None], of_codec, exact_scores)
+    scores[:, ~_seen(steps, len(cache.keys))] = -np.inf
+    probs = _softmax(scores)
+    from_codec = places < cache.coded_values[:, None]
+    outputs = np.where(from_codec, probs, 0) @ cache.decoded_values + np.where(from_codec, 0, probs) @ cache.values
+    return scores, outputs
+
+
 def step_errors(
     queries: NDArray[np.float64],
     exact: tuple[NDArray[np.float64], NDArray[np.float64]],
-    cache: HeadCache,
+    cache: MixedHead,
     steps: Steps,
     scale: float,
 ) -> StepErrors:
     """Return what a codec does to the steps; `exact` is what `exact_steps` gave."""
     exact_scores, exact_outputs = exact
-    places = np.arange(len(cache.keys))
-    of_codec = scale * (queries @ cache.decoded_keys.T)
-    scores = np.where(places < cache.coded_keys[:, None], of_codec, exact_scores)
+    scores, outputs = mixed_steps(queries, cache, steps, scale, exact_scores)
     seen = _seen(steps, len(cache.keys))
-    scores[:, ~seen] = -np.inf
-    probs = _softmax(scores)
-    from_codec = places < cache.coded_values[:, None]
-    outputs = np.where(from_codec, probs, 0) @ cache.decoded_values + np.where(from_codec, 0, probs) @ cache.values
     difference = np.where(seen, np.abs(np.where(seen, scores, 0) - np.where(seen, exact_scores, 0)), 0)
     size, got = np.linalg.norm(exact_outputs, axis=-1), np.linalg.norm(outputs, axis=-1)
     error = np.linalg.norm(outputs - exact_outputs, axis=-1)
