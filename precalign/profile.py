@@ -171,7 +171,8 @@ def steps_per_block(inputs: HeadInputs, seq_len: int, n_rules: int, memory_limit
     """Return how many steps fit the memory limit at once; at least 1, which may need more than the limit."""
     group = inputs.queries.shape[0]
     # Per token: full scores in binary32 and exact ones in binary64; rule by rule reduced ones, their bounds and levels.
-    per_step = seq_len * (group * (4 + 8 + n_rules * (4 + 4)) + 2 * n_rules)
+    # What the yardstick and a rule weigh tokens with, in binary64 and binary32, comes on top.
+    per_step = seq_len * (group * (4 + 8 + 8 + 4 + n_rules * (4 + 4)) + 2 * n_rules)
     return int(max(1, min(256, memory_limit_bytes // per_step)))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -96,7 +96,7 @@ def _with_lost(reading: Reading, steps: NDArray[np.int64], later: Reading) -> St
     again = (reading.key_levels[steps] != later.key_levels).any(axis=1)
     lost = before.prepass.take(steps) + before.values.take(steps) + before.metadata.take(steps)
     lost += before.keys.take(steps).where(again)
-    columns = {}
+    columns: dict[str, Any] = {}
     for part in fields(StepTraffic):
         old, new = getattr(before, part.name), getattr(after, part.name)
         if isinstance(old, Transfer):

@@ -30,7 +30,7 @@ BUCKETS, SHIFT = 4096, np.int32(19)
 
 
 @inline
-def _water(theta: float, ratios: Array, sums: Array, total_bits: int) -> tuple[float, float]:
+def _water(theta: float, ratios: Array, sums: Array, total_bits: int) -> tuple[Array, Array]:
     """Return the error and the bits where a number pays `theta` of error per bit.
 
     `ratios` and `sums` are one row of those of `water_fill`.
@@ -44,7 +44,7 @@ def _water(theta: float, ratios: Array, sums: Array, total_bits: int) -> tuple[f
 
 
 @inline
-def _least_bits(ratios: Array, sums: Array, error: float, total_bits: int) -> float:
+def _least_bits(ratios: Array, sums: Array, error: float, total_bits: int) -> Array:
     """Return the least bits with at most the error; every ratio is positive."""
     n = len(ratios)
     everything = total_bits * sums[1, n]
@@ -174,7 +174,8 @@ def weights(
         )
         norms = np.sqrt((value_sizes.astype(np.float64) ** 2).sum(axis=1)).astype(np.float32)
         _add_weights(probs, centres, rows[-1], key_sizes, norms, *block.window, token0, keys, values)
-    return np.abs(block.queries.astype(np.float64)) * keys * block.inputs.scale, values
+    by_channel = (np.abs(block.queries) * block.inputs.scale).astype(np.float64) * keys.astype(np.float64)
+    return by_channel, values
 
 
 def optimal_bits(

@@ -102,7 +102,7 @@ def _offsets(costs: Array, h: Array, steps: Array, out: Array) -> None:
 
 
 @inline
-def _level(bucket: int, at: int, offsets: Array, steps: Array) -> int:
+def _level(bucket: int, at: int, offsets: Array, steps: Array) -> Array:
     n = 0
     while n < len(offsets) and bucket >= at + offsets[n]:
         n += 1
@@ -117,7 +117,7 @@ def _clip(x: int) -> int:
 @inline
 def _price(
     at: int, offsets: Array, steps: Array, costs: Array, h: Array, below: Array, sums: Array, used: Array
-) -> int:
+) -> Array:
     """Return the cost with the multiplier in bucket `at`, and write what each head suffers."""
     n = below[BUCKETS]
     cost = costs[steps[0]] * n
@@ -280,11 +280,11 @@ def _allocate(
         beyond = at - 1 if budget >= 0 else at + 1
         cost = _move_ties(mine, buckets, beyond, offsets, steps, costs, h[step], budget, cost, used, levels)
         # An item's step weighs less the more items there are: fewer need to be decided exactly.
-        n_core = _nearest(buckets[:n], at, offsets, core[: CORE if n <= 8 * CORE else CORE // 4], distance)
-        reach = len(costs) if n <= CORE else 2 if n <= 8 * CORE else 1
+        n_core = _nearest(buckets[:n], at, offsets, core[: CORE if n <= 32 * CORE else CORE // 2], distance)
+        reach = len(costs) if n <= 2 * CORE else 2
         spend = budget - cost if budget >= 0 else 0
         for i in range(n_core):
-            item, level = core[i], np.int64(levels[core[i]])
+            item, level = core[i], int(levels[core[i]])
             lowest[i] = max(0, level - reach)
             highest[i] = min(len(costs) - 1, level + reach)
             spend += costs[level]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -85,15 +85,17 @@ class Budget(Rule):
         assert view.keys is not None  # noqa: S101 - a step reads its keys first
         keys, layout = view.keys, view.layout
         left = self._bytes(keys.view) - key_transfer(keys.levels, layout, view.first, view.visible).bytes
-        tops = np.zeros(view.probs.shape[2])
-        tops[: len(view.token_max_exponents)] = np.ldexp(1.0, view.token_max_exponents.astype(np.int32))
-        seen = np.arange(len(tops))
-        seen = (seen >= view.first[:, None]) & (seen < view.visible[:, None])
-        weights = np.where(seen, view.probs, 0) * tops
+        tops = np.zeros(view.probs.shape[2], np.float32)
+        tops[: len(view.token_max_exponents)] = np.ldexp(np.float32(1), view.token_max_exponents.astype(np.int32))
+        tokens = np.arange(len(tops))
+        seen = (tokens >= view.first[:, None]) & (tokens < view.visible[:, None])
+        weights = np.where(seen, view.probs, np.float32(0)) * tops
         prices = Prices.of_rows(layout, view.values.shape[1])
         return fill(_normal(weights), half_widths(layout), prices, left, view.first, view.visible)
 
 
-def _normal(weights: NDArray[np.float64]) -> NDArray[np.float32]:
+def _normal(weights: NDArray[Any]) -> NDArray[np.float32]:
     """Return each head's weights (group, n_steps, n) as shares of their sum."""
-    return (weights / np.maximum(weights.sum(axis=-1, keepdims=True), 1e-300)).astype(np.float32)
+    sums = weights.sum(axis=-1, keepdims=True, dtype=np.float64)
+    shares: NDArray[np.float32] = (weights * (1 / np.maximum(sums, 1e-300))).astype(np.float32)
+    return shares

@@ -149,7 +149,7 @@ class Certified(Rule):
     def accepts(self, attempt: Attempt) -> NDArray[np.bool_]:
         """Accept a step whose bound meets the tolerance for every query head, and what was read whole."""
         bound = attempt.bounds.output_relative if self.relative else attempt.bounds.output_max
-        met: NDArray[np.bool_] = (bound <= self.tolerance * ACCEPTED).all(axis=0)
+        met: NDArray[np.bool_] = np.all(bound <= self.tolerance * ACCEPTED, axis=0)
         return met if attempt.number < LAST_ATTEMPT else np.ones_like(met)
 
     def key_levels(self, view: KeyView) -> NDArray[np.uint8]:
@@ -168,7 +168,7 @@ class Certified(Rule):
         did = (tops * h[before.key_levels]).sum(axis=-1)
         wanted = did * np.minimum(1, KEYS_AT_MOST * SECOND * limit / np.maximum(moved, 1e-300))
         wanted = np.where(np.isfinite(moved), wanted, 0)
-        again = (moved > KEYS_AT_MOST * limit).any(axis=0)
+        again: NDArray[np.bool_] = np.any(moved > KEYS_AT_MOST * limit, axis=0)
         levels = cover(_needs(tops, wanted, np.ones(head_dim)), h, prices, *channels)
         return np.where(again[:, None], np.maximum(levels, before.key_levels), before.key_levels)
 

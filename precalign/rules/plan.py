@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from precalign.rules.base import KeyView
 
 ROUNDS = 50
-RANKS = 48
-"""Powers of two of ranks: more than any sequence has."""
 VALUE_SPREAD = 2.0
 """How much longer the vector of the values' binades is taken to be than the output."""
 
@@ -25,12 +23,14 @@ VALUE_SPREAD = 2.0
 def binades(x: NDArray[np.float64], least: float) -> NDArray[np.float64]:
     """Return 2^E(x), at least `least`."""
     _, after_point = np.frexp(x)
-    return np.maximum(np.ldexp(1.0, after_point - 1), least)
+    found: NDArray[np.float64] = np.maximum(np.ldexp(1.0, after_point - 1), least)
+    return found
 
 
 def size(x: NDArray[np.float64], *, relative: bool) -> NDArray[np.float64]:
     """Return the 2-norm over channels, or the largest magnitude where errors are absolute."""
-    return np.sqrt(np.einsum("...c,...c", x, x)) if relative else np.abs(x).max(axis=-1)
+    found: NDArray[np.float64] = np.sqrt(np.einsum("...c,...c", x, x)) if relative else np.abs(x).max(axis=-1)
+    return found
 
 
 def key_tops(view: KeyView) -> NDArray[np.float64]:
@@ -101,7 +101,7 @@ def key_bytes(
     The token of rank r holds 1 / (r H) of the attention, H = ln(n + 1); ranks are taken together in powers of two. Both kinds pay the same price per
     byte at the optimum; where even the narrowest levels cost more than a budget, the keys' narrowest is answered.
     """
-    out = np.full(len(tokens), keys.shape[1] * layout.levels[0] / 8) * tokens
+    out: NDArray[np.float64] = tokens.astype(np.float64) * (keys.shape[1] * layout.levels[0] / 8)
     value_costs = Prices.of_rows(layout, keys.shape[1]).costs.astype(np.float64)
     _key_bytes(keys, tokens, budgets, np.array(layout.levels) / 8, value_costs, h, out)
     return out
