@@ -17,8 +17,10 @@ from precalign.errors import OutputError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FILES = {SUMMARY_FILE, REPORT_FILE, *(f"{table}.parquet" for table in TABLES), FRONTIER_FILE, FRONTIER_PAGE}
-"""Everything that a result directory holds; a directory with anything else in it is never replaced."""
+FILES = {SUMMARY_FILE, REPORT_FILE, *(f"{table}.parquet" for table in TABLES)}
+"""Everything that `precalign analyze` writes to a directory."""
+FRONTIER_FILES = {SUMMARY_FILE, FRONTIER_FILE, FRONTIER_PAGE}
+"""Everything that `precalign frontier` writes to one; a directory with anything else in it is never replaced."""
 KINDS = tuple(schema.rpartition("/")[0] for schema in (SUMMARY_SCHEMA, FRONTIER_SCHEMA))
 """Kinds of result directories: `schema` in their summary.json without its version."""
 
@@ -57,7 +59,7 @@ def check_target(target: Path, *, overwrite: bool) -> None:
                 f"{target}: is not a result directory of precalign, so it is not overwritten",
                 hint="choose another directory",
             )
-        if foreign := sorted(entry.name for entry in target.iterdir() if entry.name not in FILES):
+        if foreign := sorted(entry.name for entry in target.iterdir() if entry.name not in FILES | FRONTIER_FILES):
             raise OutputError(
                 f"{target}: holds files that precalign did not write ({', '.join(map(repr, foreign[:3]))}), so it is not overwritten",
                 hint="move them elsewhere first",
