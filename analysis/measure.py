@@ -39,7 +39,7 @@ class Measured:
     errors, bounds : ndarray[float32], (n_steps, group)
         Relative output error against exact arithmetic, and the bound that is proven of it; as the table `errors` holds them.
     sums : dict[str, int]
-        The columns `READS` of the result tables, and the yardstick `optimal_bits`, summed over steps.
+        The columns `READS` of the result tables, summed over steps.
     """
 
     rule: Rule
@@ -121,9 +121,7 @@ def measure(
         for parts, profile, rule in zip(held, profiles, rules, strict=True):
             reads = reads_of(profile, inputs.keys.shape[1], inputs.format)
             errors, bounds = profile.output_error_vs_exact.astype(np.float32), round_up(profile.output_bound)
-            sums = {name: int(counts.sum()) for name, counts in reads.items()}
-            sums["optimal_bits"] = int(profile.optimal_bits.sum())
-            parts.append(Measured(rule, errors, bounds, sums))
+            parts.append(Measured(rule, errors, bounds, {name: int(counts.sum()) for name, counts in reads.items()}))
     return [joined(parts) for parts in held]
 
 

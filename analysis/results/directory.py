@@ -18,12 +18,11 @@ from precalign.errors import OutputError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FILES = {
-    *(SUMMARY_FILE, REPORT_FILE),
-    *(f"{table}.parquet" for table in TABLES),
-    *(FRONTIER_FILE, FRONTIER_PAGE, COMPARE_FILE, COMPARE_PAGE),
-}
-"""Everything that a result directory holds; a directory with anything else in it is never replaced."""
+FILES = {SUMMARY_FILE, REPORT_FILE, *(f"{table}.parquet" for table in TABLES)}
+"""Everything that `precalign analyze` writes to a directory."""
+FRONTIER_FILES = {SUMMARY_FILE, FRONTIER_FILE, FRONTIER_PAGE}
+COMPARE_FILES = {SUMMARY_FILE, COMPARE_FILE, COMPARE_PAGE}
+"""The same of `precalign frontier` and `precalign compare`; a directory with anything else in it is never replaced."""
 KINDS = tuple(schema.rpartition("/")[0] for schema in (SUMMARY_SCHEMA, FRONTIER_SCHEMA, COMPARE_SCHEMA))
 """Kinds of result directories: `schema` in their summary.json without its version."""
 
@@ -62,7 +61,9 @@ def check_target(target: Path, *, overwrite: bool) -> None:
                 f"{target}: is not a result directory of precalign, so it is not overwritten",
                 hint="choose another directory",
             )
-        if foreign := sorted(entry.name for entry in target.iterdir() if entry.name not in FILES):
+        if foreign := sorted(
+            entry.name for entry in target.iterdir() if entry.name not in FILES | FRONTIER_FILES | COMPARE_FILES
+        ):
             raise OutputError(
                 f"{target}: holds files that precalign did not write ({', '.join(map(repr, foreign[:3]))}), so it is not overwritten",
                 hint="move them elsewhere first",

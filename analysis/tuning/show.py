@@ -100,5 +100,5 @@ def _conclude(figures: dict[str, Any], promise: dict[str, Any], where: str, out:
     allowed = percent(1 - promise["quantile"])
     out.print(
         f"THE PROMISE IS NOT KEPT in {where}: more than {allowed} of the steps of a head are above the tolerance. "
-        "Tune with a smaller --tolerance, more --confidence, or on data more like this."
+        "Tune to a smaller --tolerance than you accept, or on data more like this."
     )
