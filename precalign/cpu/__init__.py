@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
-from precalign.cpu.plane_cache import CpuPlaneCache, FullReadCache
+from precalign.cpu.plane_cache import CpuPlaneCache
+from precalign.cpu.twin import FullReadCache
 
 __all__ = ["CpuPlaneCache", "FullReadCache"]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from precalign.cpu.records import CLASSES, Plan, Shape, Step, Store
-from precalign.cpu.rows import row_order
+from precalign.cpu.planning import channel_order, make_plan
+from precalign.cpu.records import CLASSES, Shape, Step, Store
 from precalign.cpu.rules import head_rules
 from precalign.cpu.values import ROW_CODES
 from precalign.errors import InputError, UnavailableError, UsageError
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 _PLANES = ("first", "second", "third")
 _FORMATS = (BINARY16, BFLOAT16)
-_WAVE_BYTES = 1 << 20
-"""Scores and probabilities of a wave, for each thread: half of what a core's second-level cache commonly holds."""
 
 
 def available_threads() -> int:
@@ -120,9 +118,10 @@ class CpuPlaneCache:
             head_dim, group, n_kv_heads, batch_size * self.max_pages, row_tokens, split_tokens, -(-row_tokens // split_tokens),
             1 if fmt == BINARY16 else 2, fmt.trailing_significand_bits, (1 << fmt.exponent_bits) - 1, fmt.bias, self.scale,
         )  # fmt: skip
+        self._channels = channel_order(head_dim, bfloat=self._bfloat is not None, plain=self._plain)
         self._store = self._make_store(page_order)
         self._step = self._make_step(self.rules, keep_scores=keep_scores)
-        self._plan = self._make_plan()
+        self._plan = make_plan(self._shape, self._store.lengths, self.threads, self._channels)
 
     @property
     def n_q_heads(self) -> int:
@@ -148,7 +147,7 @@ class CpuPlaneCache:
 
     def _make_store(self, page_order: Sequence[int] | None) -> Store:
         n_pages = self.batch_size * self.max_pages
-        order = np.arange(n_pages, dtype=np.int32) if page_order is None else np.asarray(page_order, np.int32)
+        order = np.arange(n_pages, dtype=np.int32) if page_order is None else np.array(page_order, np.int32)
         if not np.array_equal(np.sort(order), np.arange(n_pages)):
             raise UsageError(f"page_order must be a permutation of the {n_pages} pages")
         maxima = [np.zeros(self.batch_size * self.n_kv_heads * self.head_dim, np.uint8) for _ in range(2)]
@@ -179,22 +178,6 @@ class CpuPlaneCache:
             partials=aligned_zeros(n_q * shape.max_splits * self.head_dim, np.float32),
             outputs=np.zeros(n_q * self.head_dim, np.float32),
         )
-
-    def _make_plan(self) -> Plan:
-        """List the tasks for the lengths there are, and which heads make a wave."""
-        splits = -(-np.repeat(self._store.lengths, self.n_kv_heads) // self.split_tokens)
-        first_task = np.concatenate([[0], np.cumsum(splits)])
-        budget = max(1, self.threads * _WAVE_BYTES // (4 * self.group * self.split_tokens))
-        waves = [0]
-        while waves[-1] < len(splits):
-            last = int(np.searchsorted(first_task, first_task[waves[-1]] + budget, side="right")) - 1
-            waves.append(min(max(last, waves[-1] + 1), len(splits)))
-        whole = self.head_dim // ROW_CODES * ROW_CODES
-        order = [row_order(ROW_CODES, bfloat=self._bfloat is not None, plain=self._plain)] * (whole // ROW_CODES)
-        if whole < self.head_dim:
-            order.append(row_order(self.head_dim - whole, bfloat=self._bfloat is not None, plain=self._plain))
-        channels = [number * ROW_CODES + code for number, row in enumerate(order) for vector in row for code in vector]
-        return Plan(first_task, np.array(waves, np.int64), np.array(channels, np.int64))
 
     def append(self, keys: Any, values: Any, counts: Sequence[int]) -> None:  # noqa: ANN401 - arrays of several libraries
         """Add tokens to the sequences.
@@ -232,7 +215,7 @@ class CpuPlaneCache:
         for kv_head in range(self.n_kv_heads):
             append(self._shape, self._store, new_keys, new_values, starts, kv_head, plain)
         self._store.lengths[:] += added
-        self._plan = self._make_plan()
+        self._plan = make_plan(self._shape, self._store.lengths, self.threads, self._channels)
 
     def following(self, rule: str | Rule | Sequence[str | Rule]) -> CpuPlaneCache:
         """Return a cache over the same tokens in the same memory that follows another rule.
@@ -355,30 +338,6 @@ class CpuPlaneCache:
             "value_bits_per_number": value_bits / numbers,
             "bytes": (key_bits + value_bits) / 8,
             "full_bytes": float(numbers * 4) if lengths.any() else 0.0,
-        }
-
-
-class FullReadCache(CpuPlaneCache):
-    """The twin that every saving is measured against: whole 16-bit codes, all of them read, everything else the same.
-
-    The order of operations, the tasks and the threads are those of `CpuPlaneCache`, and so is every bit of the result of the rule `full`. Keys
-    lie as [kv head][page][channel][64 tokens], values as [kv head][page][64 tokens][channel]. Parameters are those of
-    `CpuPlaneCache` without the rule.
-    """
-
-    _plain = True
-
-    def __init__(self, **sizes: Any) -> None:  # noqa: ANN401 - the parameters of the base class
-        super().__init__("full", **sizes)
-
-    def _code_arrays(self) -> list[NDArray[Any]]:
-        codes = self.batch_size * self.max_pages * self.n_kv_heads * PAGE_TOKENS * self.head_dim
-        keys, values = (aligned_zeros(codes, np.uint16) for _ in range(2))
-        return [keys] * 3 + [values] * 3
-
-    def _buffer_shapes(self) -> dict[str, tuple[int, ...]]:
-        return {
-            name: shape for name, shape in super()._buffer_shapes().items() if not name.endswith(("second", "third"))
         }
 
 
