@@ -69,6 +69,17 @@ COMMANDS = {
 }
 
 
+GROUPS = {
+    "A cache": ("inspect", "analyze", "report", "whatif"),
+    "Rules": ("frontier", "tune", "bounds"),
+    "Codecs": ("compare", "conform", "audit-fp8"),
+    "Models": ("capture", "eval", "demo"),
+    "Kernels": ("kernels", "validate", "tolerance"),
+    "Numerics": ("formats", "explain", "reveal", "discriminate", "recordings", "bench"),
+}
+"""How `precalign --help` lists them."""
+
+
 class LazyGroup(click.Group):
     """A click group that imports a subcommand only when it is run."""
 
@@ -87,10 +98,11 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of subcommands from the registry."""
+        """Write the subcommands, group by group, from the registry."""
         del ctx
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
+        for title, names in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, COMMANDS[name].help) for name in names])
 
 
 @click.group(

@@ -1,6 +1,6 @@
 """`optimal`: the fewest bits that could give the error of a rule, if bits could be divided at will. Nothing can be read like that; a limit to compare with.
 
-For one query head, the worst error that a read can make is taken as sum_i w_i h_i over key channels and tokens' values (docs/rules.md): h_i the
+For one query head, the worst error that a read can make is taken as sum_i w_i h_i over key channels and tokens' values (docs/certified.md): h_i the
 half-width of what the level leaves open, in binades of the number. Without planes b bits of a number would leave h = 2^(1 - b), and all of them 0;
 the lower convex hull of these follows 2^(1 - b) up to 1 / ln 2 bits before the end and goes straight to 0 from there. The least
 sum_i c_i b_i with the same sum of errors is reverse water-filling: b_i = log2(w_i / c_i) + constant, at least 0 and at most all.

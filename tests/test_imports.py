@@ -63,3 +63,9 @@ def test_importing_is_light(statement):
     code = f"import sys; {statement}; print(*sorted({{m.split('.')[0] for m in sys.modules}} & set({HEAVY!r})))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_help_lists_every_command_once():
+    from precalign.cli.main import COMMANDS, GROUPS
+
+    assert sorted(name for names in GROUPS.values() for name in names) == sorted(COMMANDS)

@@ -10,7 +10,7 @@ the read costs sum_i c(l_i). `cover` wants the least cost with u_g <= 1 for ever
 3. The items nearest to a threshold (the *core*) are decided again, exactly: dynamic programming over their cost, which keeps for each cost the
    least u, or for several heads a few u that do not dominate each other. With one head and no more items than the core the optimum is exact.
 
-What is left on the table is at most what one item's step is worth. docs/rules.md states the measured gaps.
+What is left on the table is at most what one item's step is worth. docs/certified.md states the measured gaps.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def _key_reading(view: ValueView) -> KeyReading:
 class Certified(Rule):
     """Fewest bytes with a proven bound on every query head's output within `tolerance`.
 
-    The order in which it gets to know things (docs/rules.md):
+    The order in which it gets to know things (docs/certified.md):
 
     1. keys, from queries and running maxima: the fewest bits with which no score moves by more than a share of the tolerance over `spread`;
     2. the scores' own errors are proven then; the strongest tokens' values at the first level, a pre-pass, tell about what they do to the output;
