@@ -181,7 +181,9 @@ def test_ratios_follow_from_the_counts_beside_them(result, table):
         numbers = row["full_ideal_bits"] // 32
         expected = {f"{kind}_bits_mean": row[f"{kind}_ideal_bits"] / numbers for kind in ("key", "value")}
         expected |= {f"{kind}_wasted_bits_mean": row[f"{kind}_wasted_bits"] / numbers for kind in ("key", "value")}
-        expected["bits_saving"] = 1 - (row["key_ideal_bits"] + row["value_ideal_bits"]) / row["full_ideal_bits"]
+        ideal = row["key_ideal_bits"] + row["value_ideal_bits"]
+        expected["bits_saving"] = 1 - ideal / row["full_ideal_bits"]
+        expected["optimal_bits_share"] = row["optimal_bits"] / ideal
         for unit in ("bytes", "sectors", "atoms", "lines"):
             read = row[f"key_{unit}"] + row[f"value_{unit}"] + row[f"metadata_{unit}"] + row[f"prepass_{unit}"]
             full = row[f"full_key_{unit}"] + row[f"full_value_{unit}"]
