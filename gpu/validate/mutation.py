@@ -60,6 +60,7 @@ def hunting_cases(rule: str, *, one_pass: bool = False) -> Iterator[Case]:
 
     if one_pass:  # a running maximum needs pages in a split, and splits
         yield case(64, 2, "spread", (100, 3), (30, 1), splits=128)
+        yield case(64, 4, "normal", (190,), (3,), splits=256, seed=4)  # mild scores: every rescaling shows in a sum
         yield case(64, 3, "peaked", (330,), (3,), splits=256, seed=2)
     else:
         yield case(64, 2, "spread", (70, 5), (3, 1))
