@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from precalign.formats.codes import Kind, kinds
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -23,10 +25,9 @@ class CacheStats:
     Attributes
     ----------
     format : Format
-        An IEEE format: the largest biased exponent means infinity or NaN.
     exponent_histogram : ndarray[int64], (2^exponent_bits,)
         Codes by biased exponent.
-    zeros : int
+    zeros, nonfinite : int
     used_trailing_bits : int
         The trailing significands of all finite codes, or-ed.
     """
@@ -34,6 +35,7 @@ class CacheStats:
     format: Format
     exponent_histogram: NDArray[np.int64]
     zeros: int
+    nonfinite: int
     used_trailing_bits: int
 
     def __add__(self, other: CacheStats) -> CacheStats:
@@ -41,14 +43,19 @@ class CacheStats:
             self.format,
             self.exponent_histogram + other.exponent_histogram,
             self.zeros + other.zeros,
+            self.nonfinite + other.nonfinite,
             self.used_trailing_bits | other.used_trailing_bits,
         )
 
     def figures(self) -> dict[str, int | float | None]:
         """Return the columns of the table `cache`, but for the histogram."""
         histogram, fmt = self.exponent_histogram, self.format
-        numbers, nonfinite, subnormals = int(histogram.sum()), int(histogram[-1]), int(histogram[0]) - self.zeros
-        fields = [int(f) for f in np.flatnonzero(histogram[1:-1]) + 1] or [1] * (subnormals > 0)
+        numbers, nonfinite = int(histogram.sum()), self.nonfinite
+        finite = histogram.copy()
+        # Infinities and NaNs have the largest exponent, but for the one NaN where minus zero would be.
+        finite[-1 if fmt.has_minus_zero else 0] -= nonfinite
+        subnormals = int(finite[0]) - self.zeros
+        fields = [int(f) for f in np.flatnonzero(finite[1:]) + 1] or [1] * (subnormals > 0)
         highest = fields[-1] - fmt.bias if fields else None
         lowest = None if not fields else fmt.emin if subnormals else fields[0] - fmt.bias
         # One more code than binades: zero has none of its own.
@@ -71,15 +78,18 @@ class CacheStats:
 def cache_stats(codes: NDArray[Any], fmt: Format) -> CacheStats:
     """Count over codes of any shape; working memory does not grow with them."""
     trailing_mask = (1 << fmt.trailing_significand_bits) - 1
-    histogram, zeros, used = np.zeros(1 << fmt.exponent_bits, np.int64), 0, 0
+    histogram, zeros, nonfinite, used = np.zeros(1 << fmt.exponent_bits, np.int64), 0, 0, 0
+    is_special = kinds(np.arange(1 << fmt.total_bits), fmt) >= Kind.INFINITY
     for chunk in _chunks(codes.reshape(-1)):
         fields = (chunk >> fmt.trailing_significand_bits) & ((1 << fmt.exponent_bits) - 1)
         trailing = chunk & trailing_mask
         histogram += np.bincount(fields, minlength=len(histogram))
-        zeros += int(((fields | trailing) == 0).sum())
-        finite = fields != len(histogram) - 1
+        special = is_special[chunk]
+        nonfinite += int(special.sum())
+        zeros += int((((fields | trailing) == 0) & ~special).sum())
+        finite = ~special
         used |= int(np.bitwise_or.reduce(trailing, where=finite, initial=0))
-    return CacheStats(fmt, histogram, zeros, used)
+    return CacheStats(fmt, histogram, zeros, nonfinite, used)
 
 
 def _chunks(flat: NDArray[Any]) -> list[NDArray[Any]]:
@@ -88,19 +98,42 @@ def _chunks(flat: NDArray[Any]) -> list[NDArray[Any]]:
 
 @dataclass(frozen=True)
 class Magnitudes:
-    """Exponents of the largest and the smallest magnitude along one axis, as nullable columns.
+    """Exponents of the largest and the smallest magnitude along each axis, as nullable columns.
 
     Attributes
     ----------
     channel_max, channel_min : ndarray, (head_dim,), masked
         E(x) over tokens; the minimum over numbers that are not zero; masked where all are zero.
-    token_max : ndarray, (seq_len,), masked
+    token_max, token_min : ndarray, (seq_len,), masked
         E(x) over channels.
+    exponent_bits : int
+        Of the format.
     """
 
     channel_max: np.ma.MaskedArray[Any, Any]
     channel_min: np.ma.MaskedArray[Any, Any]
     token_max: np.ma.MaskedArray[Any, Any]
+    token_min: np.ma.MaskedArray[Any, Any]
+    exponent_bits: int
+
+    @property
+    def channel_wasted_bits(self) -> NDArray[np.int64]:
+        """Return the exponent bits that the numbers of each channel do not need, (head_dim,)."""
+        return _unneeded_bits(self.channel_max, self.channel_min, self.exponent_bits)
+
+    @property
+    def token_wasted_bits(self) -> NDArray[np.int64]:
+        """Return the exponent bits that the numbers of each token do not need, (seq_len,)."""
+        return _unneeded_bits(self.token_max, self.token_min, self.exponent_bits)
+
+
+def _unneeded_bits(
+    largest: np.ma.MaskedArray[Any, Any], smallest: np.ma.MaskedArray[Any, Any], exponent_bits: int
+) -> NDArray[np.int64]:
+    """Return exponent bits less those that count the binades from smallest to largest, and zero: all where every number is zero."""
+    binades = np.ma.filled(largest - smallest + 1, 0).astype(np.int64)
+    _, needed = np.frexp(binades.astype(np.float64))  # n binades and zero are n + 1 codes: the bits of n
+    return exponent_bits - needed.astype(np.int64)
 
 
 def magnitudes(codes: NDArray[Any], fmt: Format) -> Magnitudes:
@@ -111,17 +144,21 @@ def magnitudes(codes: NDArray[Any], fmt: Format) -> Magnitudes:
     mask = codes.dtype.type((1 << (fmt.total_bits - 1)) - 1)
     seq_len, head_dim = codes.shape
     largest, smallest = np.zeros(head_dim, codes.dtype), np.full(head_dim, mask)
-    by_token = np.zeros(seq_len, codes.dtype)
+    by_token, least_by_token = np.zeros(seq_len, codes.dtype), np.zeros(seq_len, codes.dtype)
     rows = max(1, CHUNK_NUMBERS // head_dim)
     for begin in range(0, seq_len, rows):
         size = codes[begin : begin + rows] & mask
         by_token[begin : begin + rows] = size.max(axis=1)
         np.maximum(largest, size.max(axis=0), out=largest)
-        np.minimum(smallest, np.where(size == 0, mask, size).min(axis=0), out=smallest)
+        not_zero = np.where(size == 0, mask, size)
+        np.minimum(smallest, not_zero.min(axis=0), out=smallest)
+        least_by_token[begin : begin + rows] = not_zero.min(axis=1)
     return Magnitudes(
         _exponents(largest, largest == 0, fmt),
         _exponents(smallest, largest == 0, fmt),
         _exponents(by_token, by_token == 0, fmt),
+        _exponents(least_by_token, by_token == 0, fmt),
+        fmt.exponent_bits,
     )
 
 

@@ -10,6 +10,7 @@ from precalign.analysis.results.rows import Place, Schemas, cache_table, rule_ta
 from precalign.errors import InputError
 from precalign.inputs import HeadInputs
 from precalign.profile import merge, profile_head
+from precalign.rebase import escaped_keys, escaped_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -49,6 +50,10 @@ class HeadResult:
         One per rule; none where there are no queries or the head was left out.
     conversions : dict[str, Conversion]
         What rounding to the storage format did, by role.
+    exponent_waste : dict[str, float]
+        "key": exponent bits that a channel does not need, mean over channels; "value": a token, over tokens. Empty if left out.
+    escaped : dict[str, int]
+        "key" and "value": numbers that a rebased layout does not hold in its planes. Empty for other layouts.
     skipped : str or None
         Why the head was left out.
     """
@@ -60,6 +65,8 @@ class HeadResult:
     stats: dict[str, CacheStats]
     profiles: list[HeadProfile]
     conversions: dict[str, Conversion]
+    exponent_waste: dict[str, float]
+    escaped: dict[str, int]
     skipped: str | None = None
 
 
@@ -85,32 +92,45 @@ def analyze_head(plan: Plan, task: Task, schemas: Schemas, advance: Callable[[in
     group = 0 if codes.queries is None else len(codes.queries)
     place = Place(layer.index, task.kv_head, range(task.kv_head * group, (task.kv_head + 1) * group), fmt)
     stats = {"key": cache_stats(codes.keys, fmt), "value": cache_stats(codes.values, fmt)}
-    tables = [("cache", cache_table(schemas["cache"], place, stats))]
     shape = (layer.seq_len, layer.head_dim)
     name = f"{plan.name}: layer {layer.index}, kv head {task.kv_head}"
-    if reason := _nonfinite(plan, codes, stats):
+    if reason := _nonfinite(codes, stats):
         if not plan.options.skip_nonfinite:
             raise InputError(
                 f"{name}: {reason}; no decode step can be judged by them",
                 hint="--skip-nonfinite leaves such heads out and says so in the report",
             )
         advance(1 if task.steps is None else len(task.steps))
-        return HeadResult(place, *shape, tables, stats, [], codes.conversions, reason)
+        tables = [("cache", cache_table(schemas["cache"], place, stats, {}, {}))]
+        return HeadResult(place, *shape, tables, stats, [], codes.conversions, {}, {}, reason)
     ranges = {"key": magnitudes(codes.keys, fmt), "value": magnitudes(codes.values, fmt)}
+    waste = {
+        "key": float(ranges["key"].channel_wasted_bits.mean()),
+        "value": float(ranges["value"].token_wasted_bits.mean()),
+    }
+    escaped = _escaped(plan, codes)
+    tables = [("cache", cache_table(schemas["cache"], place, stats, waste, escaped))]
     if codes.queries is None or task.steps is None:
         tables += tables_without_queries(schemas, place, ranges).items()
         advance(1)
-        return HeadResult(place, *shape, tables, stats, [], codes.conversions)
+        return HeadResult(place, *shape, tables, stats, [], codes.conversions, waste, escaped)
     profiles = _profiles(plan, codes, task, name, advance)
     for profile in profiles:
         tables += rule_tables(schemas, place, profile, task.steps.queries, task.steps.first, ranges).items()
-    return HeadResult(place, *shape, tables, stats, profiles, codes.conversions)
+    return HeadResult(place, *shape, tables, stats, profiles, codes.conversions, waste, escaped)
 
 
-def _nonfinite(plan: Plan, codes: HeadTensors, stats: dict[str, CacheStats]) -> str | None:
-    counted = {kind: int(held.exponent_histogram[-1]) for kind, held in stats.items()}
+def _escaped(plan: Plan, codes: HeadTensors) -> dict[str, int]:
+    if not plan.layout.rebased:
+        return {}
+    masks = {"key": escaped_keys(codes.keys, plan.layout), "value": escaped_values(codes.values, plan.layout)}
+    return {kind: int(mask.sum()) for kind, mask in masks.items()}
+
+
+def _nonfinite(codes: HeadTensors, stats: dict[str, CacheStats]) -> str | None:
+    counted = {kind: held.nonfinite for kind, held in stats.items()}
     if codes.queries is not None:
-        counted["query"] = int(cache_stats(codes.queries, plan.format).exponent_histogram[-1])
+        counted["query"] = cache_stats(codes.queries, codes.query_format).nonfinite
     names = {"key": "keys", "value": "values", "query": "queries"}
     found = [f"{count} in its {names[kind]}" for kind, count in counted.items() if count]
     return "infinities or NaNs: " + ", ".join(found) if found else None
@@ -121,7 +141,7 @@ def _profiles(
 ) -> list[HeadProfile]:
     assert codes.queries is not None  # noqa: S101 - the caller has looked
     assert task.steps is not None  # noqa: S101
-    inputs = HeadInputs(codes.keys, codes.values, codes.queries, plan.format, task.scale, name)
+    inputs = HeadInputs(codes.keys, codes.values, codes.queries, plan.format, task.scale, name, codes.query_format)
     rules = plan.rules_of(task)
     held: list[list[HeadProfile]] = [[] for _ in rules]
     for done in profile_blocks(inputs, task.steps, rules, plan.layout, plan.options.split_tokens, advance):

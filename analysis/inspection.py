@@ -9,7 +9,7 @@ from precalign.analysis.cache_stats import CacheStats, cache_stats
 from precalign.analysis.facts import HOW_TO_CAPTURE_QUERIES
 from precalign.analysis.readers import printable
 from precalign.errors import InputError
-from precalign.layouts import DEFAULT_WIDTHS
+from precalign.formats import BINARY32
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +30,8 @@ class LayerFacts:
         """Return the cells of the table of shapes."""
         info = self.info
         counts = (info.index, info.n_kv_heads, info.n_q_heads, info.seq_len, info.n_queries, info.head_dim)
-        return (*("–" if n is None else str(n) for n in counts), info.format.name)
+        formats = dict.fromkeys((info.format.name, info.query_format.name))
+        return (*("–" if n is None else str(n) for n in counts), ", queries ".join(formats))
 
     def statistics_rows(self) -> list[tuple[str, ...]]:
         """Return one row of cells for each role that was read."""
@@ -44,6 +45,9 @@ class LayerFacts:
             "layer": info.index,
             "tensors": {role: printable(name) for role, name in info.names.items()},
             "format": info.format.name,
+            "query_format": None if info.n_queries is None else info.query_format.name,
+            "key_scales": info.key_scales,
+            "value_scales": info.value_scales,
             **{name: getattr(info, name) for name in shape},
             "statistics": {role: held.figures() for role, held in self.stats.items()},
         }
@@ -85,7 +89,8 @@ class Inspection:
     def layers(self, *, stats: bool) -> Iterator[LayerFacts]:
         """Go through the layers; with `stats` every tensor is read, one head at a time."""
         for info in self._dump.layers:
-            readable = info.format.name in DEFAULT_WIDTHS or self._dump.storage_format is not None
+            rounded = BINARY32 in {info.format, info.query_format}
+            readable = not rounded or self._dump.storage_format is not None
             yield LayerFacts(info, self._statistics(info) if stats and readable else {})
 
     def _statistics(self, info: LayerInfo) -> dict[str, CacheStats]:
@@ -96,7 +101,7 @@ class Inspection:
                 for role in ("keys", "values", "queries"):
                     codes = getattr(head, role)
                     if codes is not None:
-                        held = cache_stats(codes, head.format)
+                        held = cache_stats(codes, head.query_format if role == "queries" else head.format)
                         found[role] = found[role] + held if role in found else held
         return found
 
@@ -119,11 +124,11 @@ class Inspection:
             lines.append(
                 f"Infinities or NaNs in {', '.join(bad)}: analyze needs --skip-nonfinite and leaves those heads out."
             )
-        unsupported = {held.info.format.name for held in layers} - DEFAULT_WIDTHS.keys()
-        if unsupported:
-            lines.append(
-                f"{', '.join(sorted(unsupported))} is rounded first: say how with --storage-format fp16 (or bf16)."
-            )
+        if any(BINARY32 in {held.info.format, held.info.query_format} for held in layers):
+            lines.append("binary32 is rounded first: say how with --storage-format fp16 (or bf16).")
+        scaled = [held.info.index for held in layers if held.info.key_scales or held.info.value_scales]
+        if scaled:
+            lines.append(f"Scales of the cache are stated for {len(scaled)} of {len(layers)} layers.")
         return lines
 
     def to_json(self, layers: list[LayerFacts]) -> dict[str, Any]:

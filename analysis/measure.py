@@ -39,7 +39,7 @@ class Measured:
     errors, bounds : ndarray[float32], (n_steps, group)
         Relative output error against exact arithmetic, and the bound that is proven of it; as the table `errors` holds them.
     sums : dict[str, int]
-        The columns `READS` of the result tables, summed over steps.
+        The columns `READS` of the result tables, and the yardstick `optimal_bits`, summed over steps.
     """
 
     rule: Rule
@@ -72,7 +72,7 @@ def read_inputs(plan: Plan, task: Task) -> HeadInputs:
     name = f"{plan.name}: layer {task.layer.index}, kv head {task.kv_head}"
     if codes.queries is None:
         raise InputError(f"{name}: has no queries, so no decode step can be taken", hint=NO_QUERIES_HINT)
-    return HeadInputs(codes.keys, codes.values, codes.queries, plan.format, task.scale, name)
+    return HeadInputs(codes.keys, codes.values, codes.queries, plan.format, task.scale, name, codes.query_format)
 
 
 def check_queries(plan: Plan) -> None:
@@ -121,7 +121,9 @@ def measure(
         for parts, profile, rule in zip(held, profiles, rules, strict=True):
             reads = reads_of(profile, inputs.keys.shape[1], inputs.format)
             errors, bounds = profile.output_error_vs_exact.astype(np.float32), round_up(profile.output_bound)
-            parts.append(Measured(rule, errors, bounds, {name: int(counts.sum()) for name, counts in reads.items()}))
+            sums = {name: int(counts.sum()) for name, counts in reads.items()}
+            sums["optimal_bits"] = int(profile.optimal_bits.sum())
+            parts.append(Measured(rule, errors, bounds, sums))
     return [joined(parts) for parts in held]
 
 

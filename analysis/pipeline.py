@@ -101,7 +101,8 @@ class _Totals:
 
     def add(self, result: HeadResult) -> None:
         """Count one kv head."""
-        self._cache.add(result.stats, result.seq_len, result.head_dim)
+        shape = (result.seq_len, result.head_dim)
+        self._cache.add(result.stats, *shape, result.exponent_waste, result.escaped)
         if result.skipped is not None:
             self._skipped.append(result.place.index | {"reason": result.skipped})
         if result.profiles:
@@ -117,7 +118,7 @@ class _Totals:
         if len(self._skipped) == len(plan.tasks):
             raise InputError(f"{plan.name}: every head holds infinities or NaNs: nothing is left to analyse")
         total_bits = plan.layout.format.total_bits
-        waste = self._waste.figures(total_bits)
+        waste, cache = self._waste.figures(total_bits), self._cache.figures()
         errors = directory / "errors.parquet"
         return {
             "schema": SUMMARY_SCHEMA,
@@ -127,14 +128,17 @@ class _Totals:
             "layout": {
                 "name": plan.layout.name,
                 "format": plan.layout.format.name,
+                "format_bits": plan.layout.format.total_bits,
+                "exponent_bits": plan.layout.format.exponent_bits,
+                "rebased": plan.layout.rebased,
                 "widths_bits": list(plan.layout.widths),
                 "levels_bits": list(plan.layout.levels),
                 "skip": plan.layout.skip,
             },
             "missing": missing(plan),
-            "notes": notes(plan, self._conversions),
+            "notes": notes(plan, self._conversions, cache),
             "skipped": self._skipped,
-            "cache": self._cache.figures(),
+            "cache": cache,
             "layout_traffic": self._cache.traffic(),
             "waste": waste,
             "rules": [] if waste is None else [totals.figures(total_bits, errors) for totals in self._rules],

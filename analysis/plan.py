@@ -17,7 +17,7 @@ from precalign.profile import DEFAULT_SPLIT_TOKENS
 from precalign.rules import Rule, get_rule
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from precalign.analysis.readers import Dump, LayerInfo
     from precalign.formats import Format
@@ -84,7 +84,7 @@ class Task:
     layer : LayerInfo
     kv_head : int
     scale : float
-        Factor of the scores.
+        Factor of the scores, the scale of the stored keys included.
     steps : Steps or None
         None where the layer has no queries.
     """
@@ -103,8 +103,8 @@ class Plan:
     ----------
     dump : Dump
     options : Options
-    format : Format
-        Of all codes.
+    format, query_format : Format
+        Of all keys and values, and of all queries.
     scale_source : str
         Where the factor of the scores comes from.
     layout : Layout
@@ -121,6 +121,7 @@ class Plan:
     dump: Dump
     options: Options
     format: Format
+    query_format: Format
     scale_source: str
     layout: Layout
     rules: tuple[Rule, ...]
@@ -174,17 +175,17 @@ def make_plan(dump: Dump, options: Options, policies: Mapping[str, Policy] | Non
     chosen = sorted(by_index) if options.layers is None else parse_indices(options.layers, by_index, "layers")
     layers = tuple(by_index[index] for index in chosen)
     _check_batch(layers, options.batch)
-    fmt = _format(dump, layers)
+    fmt, query_fmt = _common_format(dump, layers, dump.format_of), _common_format(dump, layers, dump.query_format_of)
     scales, source = _scales(dump, layers, options)
     tasks = tuple(
-        Task(layer, kv_head, scale, steps)
+        Task(layer, kv_head, scale * (layer.key_scales[kv_head] if layer.key_scales else 1), steps)
         for layer, scale in zip(layers, scales, strict=True)
         for steps in [_steps(dump, layer, options)]
         for kv_head in _kv_heads(layer, options)
     )
     check_policies(policies, rules, fmt, layers, tasks)
     layout = _layout(fmt, options, rules)
-    return Plan(dump, options, fmt, source, layout, rules, layers, tasks, policies)
+    return Plan(dump, options, fmt, query_fmt, source, layout, rules, layers, tasks, policies)
 
 
 def _check_batch(layers: tuple[LayerInfo, ...], batch: int) -> None:
@@ -193,8 +194,8 @@ def _check_batch(layers: tuple[LayerInfo, ...], batch: int) -> None:
         raise UsageError(f"--batch {batch}: the dump holds {size} sequences", hint=f"give 0 .. {size - 1}")
 
 
-def _format(dump: Dump, layers: tuple[LayerInfo, ...]) -> Format:
-    formats = {dump.format_of(layer).name: dump.format_of(layer) for layer in layers}
+def _common_format(dump: Dump, layers: tuple[LayerInfo, ...], format_of: Callable[[LayerInfo], Format]) -> Format:
+    formats = {format_of(layer).name: format_of(layer) for layer in layers}
     if len(formats) > 1:
         raise InputError(
             f"{dump.path}: layers are stored in several formats: {', '.join(sorted(formats))}",

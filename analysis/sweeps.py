@@ -20,6 +20,11 @@ GUARD_BITS = range(-4, 7)
 SKIP_DISTANCES = (8, 10, 12, 14, 16)
 """From how many binades below the last bit read of the largest term on a token is skipped: threshold - guard_bits."""
 
+CERTIFIED_TOLERANCES = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1, 2e-1, 5e-1)
+"""Of the proven bound; the error itself is usually one to two decades smaller."""
+BUDGET_SAVINGS = tuple(percent / 100 for percent in range(4, 64, 4))
+"""Shares of the full read's bytes."""
+
 
 def _guarded(name: str) -> Callable[[Layout], list[str]]:
     return lambda _layout: [f"{name}:guard_bits={bits}" for bits in GUARD_BITS]
@@ -32,6 +37,15 @@ def _skipping(layout: Layout) -> list[str]:
     return [f"aligned-skip:guard_bits={bits},threshold={bits + distance}" for bits, distance in pairs]
 
 
+def _certified(_layout: Layout) -> list[str]:
+    return [f"certified:tolerance={tolerance:g}" for tolerance in CERTIFIED_TOLERANCES]
+
+
+def _budget(layout: Layout) -> list[str]:
+    most = 1 - layout.levels[0] / layout.format.total_bits
+    return [f"budget:saving={saving:g}" for saving in BUDGET_SAVINGS if saving < most]
+
+
 def _static(layout: Layout) -> list[str]:
     widths = layout.levels[layout.first_read :]
     return [f"static:key_bits={keys},value_bits={values}" for keys, values in product(widths, widths)]
@@ -42,6 +56,8 @@ SWEEPS: dict[str, Callable[[Layout], list[str]]] = {
     "alignedkv": _guarded("alignedkv"),
     "aligned-max": _guarded("aligned-max"),
     "aligned-skip": _skipping,
+    "budget": _budget,
+    "certified": _certified,
     "online": _guarded("online"),
     "static": _static,
 }

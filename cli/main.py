@@ -29,6 +29,9 @@ COMMANDS = {
         "precalign.cli.commands.analyze", "Tell how many bits of a dumped KV cache decode attention needs."
     ),
     "report": Entry("precalign.cli.commands.report", "Render a result directory again, without recomputing."),
+    "whatif": Entry(
+        "precalign.cli.commands.whatif", "Ask when reduced access pays: another model shape, another GPU, a roofline."
+    ),
     "kernels": Entry(
         "precalign.cli.commands.kernels",
         "Compile CUDA kernels without a device; run them without a GPU, checked and measured.",

@@ -22,6 +22,7 @@ _DUMP_OPTIONS = (
     ),
     click.option("--axes", metavar="ORDER", help="Order of the axes, of b, h, s, d.  [default: bhsd or hsd]"),
     click.option("--storage-format", metavar="FORMAT", help="Format to round binary32 tensors to: fp16 or bf16."),
+    click.option("--byte-format", metavar="FORMAT", help="Format of caches of raw bytes (uint8): e4m3fn, e5m2, ..."),
 )
 
 
@@ -37,10 +38,11 @@ def open_from(path: Path, chosen: Mapping[str, Any]) -> Dump:
     from precalign.analysis.readers import open_dump, parse_mapping
     from precalign.formats import get_format
 
-    stored = chosen["storage_format"]
+    stored, raw = chosen["storage_format"], chosen["byte_format"]
     return open_dump(
         path,
         mapping=parse_mapping(chosen["names"]),
         axes=chosen["axes"],
         storage_format=None if stored is None else get_format(stored),
+        byte_format=None if raw is None else get_format(raw),
     )

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from precalign.bounds.steps import output_bounds, score_bounds
-from precalign.counts import count_levels, token_sums, window_max
-from precalign.decode.codes import round_to_format, to_binary32
-from precalign.decode.errors import largest_difference, relative_error, total_variation
-from precalign.decode.exact import softmax_binary64
+from precalign.beside import Beside
+from precalign.bounds.steps import value_rounding
+from precalign.counts import window_max
+from precalign.decode.codes import to_binary32
 from precalign.decode.output import add_outputs
 from precalign.decode.scores import TILE, scores
 from precalign.decode.softmax import softmax
 from precalign.memory import aligned_empty
-from precalign.planes import truncate
-from precalign.profile import HeadProfile
+from precalign.rebase import escaped_keys, escaped_values, read_binary32
 from precalign.rules.base import KeyView, ValueView
-from precalign.traffic import step_traffic
-from precalign.waste import Waste, add_key_waste, add_value_waste
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +25,7 @@ if TYPE_CHECKING:
 
     from precalign.inputs import HeadInputs, Steps
     from precalign.layouts import Layout
-    from precalign.rules import Rule
+    from precalign.rules.base import Attempt, KeyReading
 
 CHUNK_TOKENS = 4096
 DIM_MULTIPLE = 16
@@ -39,15 +36,6 @@ def _padded(array: NDArray[Any], axis: int, multiple: int) -> NDArray[Any]:
     widths = [(0, 0)] * array.ndim
     widths[axis] = (0, -array.shape[axis] % multiple)
     return np.pad(array, widths)
-
-
-def _reads(codes: NDArray[Any], layout: Layout) -> NDArray[np.float32]:
-    """Return what every reading level makes of codes, (n_rows, ...); the last row is the full read."""
-    levels = range(layout.first_read, len(layout.levels))
-    rows = aligned_empty((len(levels), *codes.shape), np.float32)
-    for row, level in zip(rows, levels, strict=True):
-        row[:] = to_binary32(truncate(codes, layout, level), layout.format)
-    return rows
 
 
 def _wide(array: NDArray[Any]) -> NDArray[np.float64]:
@@ -66,6 +54,37 @@ class Reads:
         self.inputs, self.layout = inputs, layout
         self._kept: dict[str, tuple[slice, NDArray[np.float32], NDArray[np.float64]]] = {}
 
+    @cached_property
+    def escaped(self) -> dict[str, NDArray[np.bool_]] | None:
+        """Return which keys and values the planes of a rebased layout do not hold, (seq_len, head_dim) each."""
+        if not self.layout.rebased:
+            return None
+        codes = {"keys": self.inputs.keys, "values": self.inputs.values}
+        masks = escaped_keys(codes["keys"], self.layout), escaped_values(codes["values"], self.layout)
+        return dict(zip(codes, masks, strict=True))
+
+    @cached_property
+    def beside(self) -> Beside | None:
+        """Return what stands beside the planes of a rebased layout."""
+        return None if self.escaped is None else Beside.of(self.escaped["keys"], self.escaped["values"])
+
+    def peek(self, tokens: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+        """Return what the first level of tokens' values gives, (*tokens.shape, head_dim)."""
+        escaped = None if self.escaped is None else self.escaped["values"][tokens]
+        return read_binary32(self.inputs.values[tokens], self.layout, self.layout.first_read, escaped)
+
+    def _levels_of(
+        self, what: str, chunk: slice, arranged: Callable[[NDArray[Any]], NDArray[Any]]
+    ) -> NDArray[np.float32]:
+        """Return what every reading level makes of a chunk, (n_rows, ...); the last row is the full read."""
+        codes = arranged(getattr(self.inputs, what)[chunk])
+        escaped = None if self.escaped is None else arranged(self.escaped[what][chunk])
+        levels = range(self.layout.first_read, len(self.layout.levels))
+        rows = aligned_empty((len(levels), *codes.shape), np.float32)
+        for row, level in zip(rows, levels, strict=True):
+            row[:] = read_binary32(codes, self.layout, level, escaped)
+        return rows
+
     def _keep(self, what: str, chunk: slice, arrange: Callable[[], NDArray[np.float32]]) -> tuple[NDArray[Any], ...]:
         if what not in self._kept or self._kept[what][0] != chunk:
             self._kept.pop(what, None)
@@ -77,13 +96,14 @@ class Reads:
     def keys(self, chunk: slice) -> tuple[NDArray[Any], ...]:
         """Return (n_tiles, n_rows, head_dim, TILE), and the same with one row."""
 
+        def tiled(keys: NDArray[Any]) -> NDArray[Any]:
+            padded = _padded(keys, 0, TILE)
+            return np.ascontiguousarray(padded.reshape(-1, TILE, keys.shape[1]).transpose(0, 2, 1))
+
         def arrange() -> NDArray[np.float32]:
-            keys = _padded(self.inputs.keys[chunk], 0, TILE)
-            tiles = np.ascontiguousarray(keys.reshape(-1, TILE, keys.shape[1]).transpose(0, 2, 1))
-            levels = range(self.layout.first_read, len(self.layout.levels))
-            rows = aligned_empty((len(tiles), len(levels), *tiles.shape[1:]), np.float32)
-            for i, level in enumerate(levels):
-                rows[:, i] = to_binary32(truncate(tiles, self.layout, level), self.layout.format)
+            by_level = self._levels_of("keys", chunk, tiled)
+            rows = aligned_empty((by_level.shape[1], len(by_level), *by_level.shape[2:]), np.float32)
+            rows[:] = by_level.swapaxes(0, 1)
             return rows
 
         return self._keep("keys", chunk, arrange)
@@ -102,7 +122,7 @@ class Reads:
     def values(self, chunk: slice) -> tuple[NDArray[Any], ...]:
         """Return (n_rows, n_tokens, padded_dim), and the same with one row."""
         return self._keep(
-            "values", chunk, lambda: _reads(_padded(self.inputs.values[chunk], 1, DIM_MULTIPLE), self.layout)
+            "values", chunk, lambda: self._levels_of("values", chunk, lambda values: _padded(values, 1, DIM_MULTIPLE))
         )
 
 
@@ -113,7 +133,7 @@ class Block:
         inputs, layout = reads.inputs, reads.layout
         self.reads, self.inputs, self.steps, self.layout, self.split_tokens = reads, inputs, steps, layout, split_tokens
         self.seq_len = int(steps.visible.max())
-        self.queries = to_binary32(np.ascontiguousarray(inputs.queries[:, steps.queries]), inputs.format)
+        self.queries = to_binary32(np.ascontiguousarray(inputs.queries[:, steps.queries]), inputs.outside_format)
         self.group, self.n_steps, self.head_dim = self.queries.shape
         self.row_of_level = np.arange(len(layout.levels)) - layout.first_read
         self.window = (steps.first, steps.visible)
@@ -178,7 +198,7 @@ class Block:
             add_outputs(wide, last_row, self.full_value_levels, exact, *place, True, wide_out)  # noqa: FBT003
         return [out[..., : self.head_dim] for out in reduced], wide_out[..., : self.head_dim]
 
-    def key_view(self) -> KeyView:
+    def key_view(self, previous: Attempt | None = None) -> KeyView:
         """Return what rules may know of the keys."""
         inputs, steps = self.inputs, self.steps
         return KeyView(
@@ -189,13 +209,23 @@ class Block:
             first=steps.first,
             visible=steps.visible,
             scale=inputs.scale,
+            value_top_exponents=window_max(inputs.value_exponents.max(axis=1, keepdims=True), *self.window)[:, 0],
+            beside_bytes=self._beside_bytes(),
+            previous=previous,
         )
+
+    def _beside_bytes(self) -> NDArray[np.int64]:
+        beside = self.reads.beside
+        if beside is None:
+            return np.zeros(self.n_steps, np.int64)
+        return (beside.keys(*self.window) + beside.values(*self.window, references=True)).bytes
 
     def value_view(
         self,
         probs: NDArray[np.float32],
         value_max_exponents: NDArray[np.signedinteger],
         scores: NDArray[np.float32] | None = None,
+        keys: KeyReading | None = None,
     ) -> ValueView:
         """Return what rules may know of the values, given the probabilities from their own scores."""
         return ValueView(
@@ -207,115 +237,8 @@ class Block:
             first=self.steps.first,
             visible=self.steps.visible,
             split_tokens=self.split_tokens,
+            peek=self.reads.peek,
+            value_rounding=value_rounding(self),
             scores=scores,
+            keys=keys,
         )
-
-
-def _shared_figures(block: Block, exact_probs: NDArray[np.float64], full_probs: NDArray[np.float32]) -> dict[str, Any]:
-    """Return the figures of a block that no rule changes."""
-    inputs, steps = block.inputs, block.steps
-    seq_len, n_steps = len(inputs.keys), block.n_steps
-    key_waste = Waste.zeros(n_steps, block.head_dim, seq_len, inputs.format.precision_bits)
-    value_waste = Waste.zeros(n_steps, block.head_dim, seq_len, inputs.format.precision_bits)
-    n_tiles = block.padded_len // TILE
-    query_exponents = np.ascontiguousarray(inputs.query_exponents[:, steps.queries])
-    add_key_waste(key_waste, query_exponents, inputs.key_exponent_tiles[:n_tiles], *block.window)
-    add_value_waste(value_waste, full_probs, inputs.value_exponent_tiles[:n_tiles], *block.window)
-    mass, seen = token_sums(exact_probs, *block.window, seq_len)
-    return {
-        "levels": block.layout.levels,
-        "visible_tokens": steps.visible - steps.first,
-        "key_wasted_bits": key_waste.step_bits,
-        "value_wasted_bits": value_waste.step_bits,
-        "key_channel_wasted_bits": key_waste.channel_bits,
-        "value_channel_wasted_bits": value_waste.channel_bits,
-        "token_visible_steps": seen,
-        "token_attention_mass": mass,
-        "key_token_wasted_bits": key_waste.token_bits,
-        "value_token_wasted_bits": value_waste.token_bits,
-        "key_wasted_histogram": key_waste.histogram,
-        "value_wasted_histogram": value_waste.histogram,
-    }
-
-
-def _level_figures(
-    block: Block,
-    rule: Rule,
-    key_levels: NDArray[np.uint8],
-    value_levels: NDArray[np.uint8],
-    prepass: NDArray[np.int32] | None,
-) -> dict[str, Any]:
-    """Return what a rule reads: counts by level, and the traffic."""
-    n_levels = len(block.layout.levels)
-    by_level = key_levels[:, :, None] == np.arange(n_levels, dtype=np.uint8)
-    key_channels = by_level.sum(axis=1, dtype=np.int64)
-    value_tokens, token_steps = count_levels(value_levels, *block.window, n_levels, len(block.inputs.keys))
-    traffic = step_traffic(
-        block.layout,
-        rule.metadata,
-        key_levels,
-        value_levels,
-        key_channels,
-        value_tokens,
-        prepass,
-        block.group,
-        *block.window,
-        one_pass=rule.one_pass,
-    )
-    return {
-        "rule": str(rule),
-        "key_level_channels": key_channels,
-        "value_level_tokens": value_tokens,
-        "key_channel_level_steps": by_level.sum(axis=0, dtype=np.int64),
-        "value_token_level_steps": token_steps,
-        "traffic": traffic,
-    }
-
-
-def profile_block(reads: Reads, steps: Steps, rules: Sequence[Rule], split_tokens: int) -> list[HeadProfile]:
-    """Return the profile of a block of steps for each rule; `precalign.profile.profile_head` documents the arguments."""
-    block, inputs = Block(reads, steps, split_tokens), reads.inputs
-    key_view = block.key_view()
-    key_levels = [rule.key_levels(key_view) for rule in rules]
-    (full, *reduced), exact = block.scores([block.full_key_levels, *key_levels])
-    score_errors = [
-        (largest_difference(s, full, *block.window), largest_difference(s, exact, *block.window)) for s in reduced
-    ]
-    log_errors = score_bounds(block, key_levels, reduced)
-    kept = [s.copy() if rule.reads_scores else None for rule, s in zip(rules, reduced, strict=True)]
-    for s in (full, *reduced):
-        block.softmax(s)
-    softmax_binary64(exact, *block.window)
-
-    value_max = window_max(inputs.value_exponents, *block.window)
-    views = [block.value_view(p, value_max, s) for p, s in zip(reduced, kept, strict=True)]
-    prepasses = [rule.prepass_tokens(view) for rule, view in zip(rules, views, strict=True)]
-    decisions = zip(rules, views, prepasses, strict=True)
-    value_levels = [rule.value_levels(view, prepass) for rule, view, prepass in decisions]
-    (full_out, *outs), exact_out = block.outputs([full, *reduced], [block.full_value_levels, *value_levels], exact)
-
-    bounds = output_bounds(block, reduced, log_errors, value_levels, outs)
-
-    shared = _shared_figures(block, exact, full)
-    shared["full_read_error_vs_exact"] = relative_error(full_out, exact_out).T
-    shared["rounding_error"] = relative_error(round_to_format(exact_out, inputs.format), exact_out).T
-    profiles = []
-    for i, rule in enumerate(rules):
-        vs_full, vs_exact = score_errors[i]
-        profiles.append(
-            HeadProfile(
-                **shared,
-                **_level_figures(block, rule, key_levels[i], value_levels[i], prepasses[i]),
-                score_error_max_vs_full=vs_full.T,
-                score_error_max_vs_exact=vs_exact.T,
-                prob_tv_vs_full=total_variation(reduced[i], full, *block.window).T,
-                prob_tv_vs_exact=total_variation(reduced[i], exact, *block.window).T,
-                output_error_vs_full=relative_error(outs[i], full_out).T,
-                output_error_vs_exact=relative_error(outs[i], exact_out).T,
-                output_max_error_vs_exact=np.abs(outs[i] - exact_out).max(axis=-1).T,
-                score_bound=bounds[i].scores.T,
-                output_max_bound=bounds[i].output_max.T,
-                output_bound=bounds[i].output_relative.T,
-            )
-        )
-    return profiles

@@ -44,7 +44,7 @@ def _split_rows(rows: NDArray[Any], layout: Layout) -> list[NDArray[np.uint8]]:
     wide = rows.astype(np.uint64)
     planes = []
     for width, end in zip(layout.widths, layout.plane_ends, strict=True):
-        part = (wide >> np.uint64(layout.format.total_bits - end)) & np.uint64((1 << width) - 1)
+        part = (wide >> np.uint64(layout.total_bits - end)) & np.uint64((1 << width) - 1)
         planes.append(_pack_rows(part, width))
     return planes
 
@@ -52,7 +52,7 @@ def _split_rows(rows: NDArray[Any], layout: Layout) -> list[NDArray[np.uint8]]:
 def _join_rows(planes: list[NDArray[np.uint8]], layout: Layout, row_length: int) -> NDArray[Any]:
     joined = np.zeros((*planes[0].shape[:-1], row_length), np.uint64)
     for packed, width, end in zip(planes, layout.widths, layout.plane_ends, strict=False):
-        joined |= _unpack_rows(packed, width, row_length) << np.uint64(layout.format.total_bits - end)
+        joined |= _unpack_rows(packed, width, row_length) << np.uint64(layout.total_bits - end)
     return joined.astype(layout.format.code_dtype)
 
 
@@ -112,10 +112,10 @@ def truncate(codes: NDArray[Any], layout: Layout, level: int) -> NDArray[Any]:
     ndarray of the shape and dtype of `codes`
     """
     dropped = int(layout.dropped_bits[level])
-    if dropped == layout.format.total_bits:
+    if dropped == layout.total_bits:
         raise ValueError("a skipped code has no value")
     if dropped == 0:
         return codes.copy()
-    kept = ((1 << layout.format.total_bits) - 1) ^ ((1 << dropped) - 1)
+    kept = ((1 << layout.total_bits) - 1) ^ ((1 << dropped) - 1)
     read: NDArray[Any] = (codes & codes.dtype.type(kept)) | codes.dtype.type(1 << (dropped - 1))
     return read

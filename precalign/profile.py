@@ -59,6 +59,10 @@ class HeadProfile:
         Over visible tokens and channels; smallest over the query heads of the group.
     traffic : StepTraffic
         Arrays (n_steps,).
+    attempts : ndarray[int64], (n_steps,)
+        How often the rule decided; more than once where it did not accept the first outcome.
+    optimal_bits : ndarray[int64], (n_steps,)
+        Bits that the yardstick needs for the same worst-case error (`precalign.yardstick`).
     score_error_max_vs_full, score_error_max_vs_exact : ndarray[float64], (n_steps, group)
         max_t |s_t - reference|.
     prob_tv_vs_full, prob_tv_vs_exact : ndarray[float64], (n_steps, group)
@@ -66,7 +70,7 @@ class HeadProfile:
     output_error_vs_full, output_error_vs_exact : ndarray[float64], (n_steps, group)
         Relative, in the 2-norm over channels.
     full_read_error_vs_exact, rounding_error : ndarray[float64], (n_steps, group)
-        The same for the output of the full read, and for the exact output rounded to the storage format.
+        The same for the output of the full read, and for the exact output rounded to the format of the queries.
     output_max_error_vs_exact : ndarray[float64], (n_steps, group)
         max_c |o_c - exact|, absolute.
     score_bound, output_max_bound, output_bound : ndarray[float64], (n_steps, group)
@@ -95,6 +99,8 @@ class HeadProfile:
     key_wasted_bits: NDArray[np.int64]
     value_wasted_bits: NDArray[np.int64]
     traffic: StepTraffic
+    attempts: NDArray[np.int64]
+    optimal_bits: NDArray[np.int64]
     score_error_max_vs_full: NDArray[np.float64]
     score_error_max_vs_exact: NDArray[np.float64]
     prob_tv_vs_full: NDArray[np.float64]
@@ -165,7 +171,8 @@ def steps_per_block(inputs: HeadInputs, seq_len: int, n_rules: int, memory_limit
     """Return how many steps fit the memory limit at once; at least 1, which may need more than the limit."""
     group = inputs.queries.shape[0]
     # Per token: full scores in binary32 and exact ones in binary64; rule by rule reduced ones, their bounds and levels.
-    per_step = seq_len * (group * (4 + 8 + n_rules * (4 + 4)) + 2 * n_rules)
+    # What the yardstick and a rule weigh tokens with, in binary64 and binary32, comes on top.
+    per_step = seq_len * (group * (4 + 8 + 8 + 4 + n_rules * (4 + 4)) + 2 * n_rules)
     return int(max(1, min(256, memory_limit_bytes // per_step)))
 
 
@@ -211,7 +218,8 @@ def profile_head(
     UnavailableError
         If the format cannot be emulated.
     """
-    from precalign.block import Reads, profile_block
+    from precalign.block import Reads
+    from precalign.block_profile import profile_block
 
     first = np.zeros_like(visible) if first is None else first
     everything = Steps(*(np.ascontiguousarray(part, np.int64) for part in (steps, first, visible)))

@@ -1,4 +1,4 @@
-"""From levels to bits, bytes, 32-byte sectors and 128-byte lines, counted, not estimated.
+"""From levels to bits, bytes, and the 32-byte sectors, 64-byte atoms and 128-byte lines under them, counted, not estimated.
 
 Geometry (docs/definitions.md#traffic): keys lie in pages of 64 tokens, a plane of width w has one row of 8 w bytes per channel
 and page; values have one row of ceil(head_dim * w / 8) bytes per token and plane, 64 rows to a page. The rows of a page follow each
@@ -19,11 +19,16 @@ from precalign.planes import PAGE_TOKENS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from precalign.beside import Beside
     from precalign.layouts import Layout
     from precalign.rules.base import Metadata
 
 SECTOR_BYTES = 32
+ATOM_BYTES = 64
 LINE_BYTES = 128
+GRANULES = {"sectors": SECTOR_BYTES, "atoms": ATOM_BYTES, "lines": LINE_BYTES}
+"""Unit -> bytes. Caches fill by sectors; what memory hands out at once differs between GPUs (`precalign.gpus`)."""
+UNITS = ("bytes", *GRANULES)
 TRANSFER_NAMES = {
     "keys": "key",
     "values": "value",
@@ -40,27 +45,43 @@ class Transfer:
 
     Attributes
     ----------
-    bytes, sectors, lines : ndarray[int64], (n_steps,)
-        Bytes asked for, and distinct 32-byte sectors and 128-byte lines that hold them.
+    bytes, sectors, atoms, lines : ndarray[int64], (n_steps,)
+        Bytes asked for, and distinct 32-byte sectors, 64-byte atoms and 128-byte lines that hold them.
     """
 
     bytes: NDArray[np.int64]
     sectors: NDArray[np.int64]
+    atoms: NDArray[np.int64]
     lines: NDArray[np.int64]
 
     @classmethod
     def zeros(cls, n_steps: int) -> Transfer:
         """Return a transfer of nothing."""
-        return cls(*(np.zeros(n_steps, np.int64) for _ in range(3)))
+        return cls(*(np.zeros(n_steps, np.int64) for _ in UNITS))
 
     @classmethod
     def range(cls, begin: NDArray[np.int64], end: NDArray[np.int64]) -> Transfer:
         """Return the transfer of the bytes [begin, end) of an aligned array."""
-        granules = [-(-end // n) - begin // n for n in (SECTOR_BYTES, LINE_BYTES)]
+        granules = [-(-end // n) - begin // n for n in GRANULES.values()]
         return cls(end - begin, *(np.where(end > begin, count, 0) for count in granules))
 
     def __add__(self, other: Transfer) -> Transfer:
-        return Transfer(self.bytes + other.bytes, self.sectors + other.sectors, self.lines + other.lines)
+        return Transfer(*(getattr(self, unit) + getattr(other, unit) for unit in UNITS))
+
+    def take(self, steps: NDArray[np.int64]) -> Transfer:
+        """Return the transfer of some steps."""
+        return Transfer(*(getattr(self, unit)[steps] for unit in UNITS))
+
+    def where(self, condition: NDArray[np.bool_]) -> Transfer:
+        """Return the transfer with nothing where the condition, (n_steps,), is false."""
+        return Transfer(*(np.where(condition, getattr(self, unit), 0) for unit in UNITS))
+
+    def replaced(self, steps: NDArray[np.int64], other: Transfer) -> Transfer:
+        """Return the transfer with that of some steps replaced by `other`'s."""
+        columns = [getattr(self, unit).copy() for unit in UNITS]
+        for column, unit in zip(columns, UNITS, strict=True):
+            column[steps] = getattr(other, unit)
+        return Transfer(*columns)
 
 
 @dataclass(frozen=True)
@@ -74,11 +95,12 @@ class StepTraffic:
     keys, values : Transfer
         What the planes move for them.
     full_keys, full_values : Transfer
-        The same step over the plain cache.
+        The same step over the plain cache, in the format's own codes.
     metadata : Transfer
-        Running maxima that the rule reads, one byte each.
+        Running maxima that the rule reads, one byte each, and what stands beside the planes of a rebased layout.
     prepass : Transfer
-        Values that a pre-pass reads before the decision, each query head apart; for a one-pass rule the newest page's keys.
+        What is read before the decision and then once more: values by a pre-pass, each query head apart; for a one-pass rule the newest page's
+        keys; what an attempt has read whose outcome the rule did not accept, and must read again.
     scores_bytes, probs_bytes : ndarray[int64], (n_steps,)
         binary32 arrays written by one pass and read by the next.
     queries_bytes, outputs_bytes : ndarray[int64], (n_steps,)
@@ -157,7 +179,8 @@ def _key_transfer(levels: Array, widths: Array, least_levels: Array, first: Arra
                 place = (levels[step], least_levels[plane], PAGE_TOKENS * widths[plane] // 8, begin, end)
                 out[0, step] += pages * (end - begin) * _at_least(levels[step], 1, least_levels[plane])
                 out[1, step] += pages * _granules(*place, SECTOR_BYTES)
-                out[2, step] += pages * _granules(*place, LINE_BYTES)
+                out[2, step] += pages * _granules(*place, ATOM_BYTES)
+                out[3, step] += pages * _granules(*place, LINE_BYTES)
             low += tokens + (pages - 1) * PAGE_TOKENS
 
 
@@ -180,7 +203,8 @@ def _value_transfer(
                 rows[low - page :] = seen
                 out[0, step] += row_bytes * _at_least(rows, 1, least_levels[plane])
                 out[1, step] += _granules(rows, least_levels[plane], row_bytes, 0, row_bytes, SECTOR_BYTES)
-                out[2, step] += _granules(rows, least_levels[plane], row_bytes, 0, row_bytes, LINE_BYTES)
+                out[2, step] += _granules(rows, least_levels[plane], row_bytes, 0, row_bytes, ATOM_BYTES)
+                out[3, step] += _granules(rows, least_levels[plane], row_bytes, 0, row_bytes, LINE_BYTES)
                 low = end
 
 
@@ -194,7 +218,7 @@ def key_transfer(
     levels: NDArray[np.uint8], layout: Layout, first: NDArray[np.int64], visible: NDArray[np.int64]
 ) -> Transfer:
     """Return what key planes move when channels are read at `levels` (n_steps, head_dim) for tokens [first, visible)."""
-    out = np.zeros((3, len(first)), np.int64)
+    out = np.zeros((len(UNITS), len(first)), np.int64)
     _key_transfer(levels, np.array(layout.widths), _least_levels(layout), first, visible, out)
     return Transfer(*out)
 
@@ -203,7 +227,7 @@ def value_transfer(
     levels: NDArray[np.uint8], layout: Layout, head_dim: int, first: NDArray[np.int64], visible: NDArray[np.int64]
 ) -> Transfer:
     """Return what value planes move when tokens [first, visible) are read at `levels` (n_steps, seq_len)."""
-    out = np.zeros((3, len(first)), np.int64)
+    out = np.zeros((len(UNITS), len(first)), np.int64)
     _value_transfer(levels, np.array(layout.widths), _least_levels(layout), head_dim, first, visible, out)
     return Transfer(*out)
 
@@ -211,7 +235,7 @@ def value_transfer(
 def prepass_transfer(tokens: NDArray[np.int32], layout: Layout, head_dim: int) -> Transfer:
     """Return what query heads move that read `tokens` (group, n_steps, n; -1 for none) at the first level.
 
-    Every read counts by itself: a row's own sectors and lines.
+    Every read counts by itself: a row's own sectors, atoms and lines.
     """
     total = Transfer.zeros(tokens.shape[1])
     for width in layout.widths[: layout.level_planes[layout.first_read]]:
@@ -219,7 +243,7 @@ def prepass_transfer(tokens: NDArray[np.int32], layout: Layout, head_dim: int) -
         stride = -(-PAGE_TOKENS * row_bytes // LINE_BYTES) * LINE_BYTES
         begin = tokens // PAGE_TOKENS * stride + tokens % PAGE_TOKENS * row_bytes
         reads = Transfer.range(begin, begin + row_bytes * (tokens >= 0))
-        total += Transfer(*(part.sum(axis=(0, 2)) for part in (reads.bytes, reads.sectors, reads.lines)))
+        total += Transfer(*(getattr(reads, unit).sum(axis=(0, 2)) for unit in UNITS))
     return total
 
 
@@ -255,6 +279,8 @@ def step_traffic(
     visible: NDArray[np.int64],
     *,
     one_pass: bool = False,
+    beside: Beside | None = None,
+    query_bits: int | None = None,
 ) -> StepTraffic:
     """Return the traffic of a block of decode steps.
 
@@ -275,6 +301,10 @@ def step_traffic(
         A step sees tokens [first, visible).
     one_pass : bool
         Whether scores and probabilities are never stored; the newest page's keys and token maxima are then read once more.
+    beside : Beside, optional
+        What stands beside the planes of a rebased layout; it counts as metadata.
+    query_bits : int, optional
+        Of a query number; as wide as a number of the cache if not given.
     """
     tokens, head_dim = visible - first, key_levels.shape[1]
     level_bits = np.array(layout.levels, np.int64)
@@ -286,6 +316,11 @@ def step_traffic(
     if one_pass:
         newest = np.maximum(first, (visible - 1) // PAGE_TOKENS * PAGE_TOKENS)
         prepass += key_transfer(key_levels, layout, newest, visible) + Transfer.range(newest, visible)
+        if beside is not None:
+            prepass += beside.keys(newest, visible)
+    read = metadata_transfer(metadata, head_dim, first, visible)
+    if beside is not None:
+        read += beside.keys(first, visible) + beside.values(first, visible, references=not metadata.value_tokens)
     stored = np.zeros_like(tokens) if one_pass else 2 * 4 * group * tokens
     return StepTraffic(
         key_ideal_bits=key_level_channels @ level_bits * tokens,
@@ -294,10 +329,10 @@ def step_traffic(
         values=value_transfer(value_levels, layout, head_dim, first, visible),
         full_keys=full,
         full_values=full,
-        metadata=metadata_transfer(metadata, head_dim, first, visible),
+        metadata=read,
         prepass=prepass,
         scores_bytes=stored,
         probs_bytes=stored,
-        queries_bytes=constant * layout.format.total_bits // 8,
+        queries_bytes=constant * (query_bits or layout.format.total_bits) // 8,
         outputs_bytes=4 * constant,
     )

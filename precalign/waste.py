@@ -52,7 +52,7 @@ class Waste:
 CHANNELS_AT_ONCE = 128
 LEAST_PROB_EXPONENT = {1: -80, 2: -126}
 """By the bytes of an exponent: E(p) below this is raised to it. Of n <= 2^30 probabilities the largest is at least 2^-31, so a
-binary16 value with E(p) <= -80 lies 11 binades and more below the coarsest term of its channel either way."""
+binary16 or 8-bit value with E(p) <= -80 lies 11 binades and more below the coarsest term of its channel either way."""
 UNSEEN_EXPONENT = {1: -100, 2: -1000}
 """Below every term, and still within the integers used."""
 
@@ -81,14 +81,22 @@ def _count(
     counters: Array,
     tokens: Array,
 ) -> None:
-    """Call the counting code for the precision of binary16 or bfloat16."""
+    """Call the counting code for the precision of binary16, bfloat16, e4m3 or e5m2."""
     if precision_bits == 11:
         count_waste(
             11, exponents, base, n, by_token, by_channel, channel_base, stride, group, seen, channels, counters, tokens
         )
-    else:
+    elif precision_bits == 8:
         count_waste(
             8, exponents, base, n, by_token, by_channel, channel_base, stride, group, seen, channels, counters, tokens
+        )
+    elif precision_bits == 4:
+        count_waste(
+            4, exponents, base, n, by_token, by_channel, channel_base, stride, group, seen, channels, counters, tokens
+        )
+    else:
+        count_waste(
+            3, exponents, base, n, by_token, by_channel, channel_base, stride, group, seen, channels, counters, tokens
         )
 
 

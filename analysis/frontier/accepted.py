@@ -17,7 +17,7 @@ def accepted(table: pa.Table) -> list[dict[str, Any]]:
     Nothing is interpolated. Where no setting saves anything within a limit, its row has nulls.
     """
     names = ("layout", "rule", "bytes_saving", "sectors_saving", "bits_saving", "error_median", "error_p99")
-    dump = [row for row in table.to_pylist() if row["scope"] == "dump" and not row["yardstick"]]
+    dump = [row for row in table.to_pylist() if row["scope"] == "dump"]
     rows = []
     for limit in LIMITS:
         within = [row for row in dump if row["error_p99"] <= limit and row["bytes_saving"] > 0]

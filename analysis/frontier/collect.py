@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from precalign.analysis.measure import Measured
 
 UNITS = ("bytes", "sectors", "bits")
-COUNTS = (*UNITS, *(f"full_{unit}" for unit in UNITS), "key_bits", "value_bits")
+COUNTS = (*UNITS, *(f"full_{unit}" for unit in UNITS), "key_bits", "value_bits", "optimal_bits")
 
 
 @dataclass(frozen=True)
@@ -77,4 +77,4 @@ class Collected:
 
 def _counts(measured: Measured) -> list[int]:
     read, full = ([getattr(measured, kind)(unit) for unit in UNITS] for kind in ("read", "full"))
-    return [*read, *full, measured.sums["key_ideal_bits"], measured.sums["value_ideal_bits"]]
+    return [*read, *full, *(measured.sums[name] for name in ("key_ideal_bits", "value_ideal_bits", "optimal_bits"))]

@@ -56,7 +56,7 @@ def equal_error(table: pa.Table, collected: Collected, grid: Grid) -> list[dict[
             continue
         for measure, quantiles in MEASURES.items():
             limits = {q: float(part[f"error_{q}"][grid.reference]) for q in ERRORS}
-            found = _families(part, quantiles, limits, ~part["yardstick"])
+            found = _families(part, quantiles, limits)
             found[PER_HEAD] = _per_head(place.heads, heads, collected, grid, quantiles, limits)
             reference = float(part["bytes_saving"][grid.reference])
             where = {"scope": place.name, "layer": place.layer, "measure": measure}
@@ -70,7 +70,6 @@ def _columns() -> list[str]:
         "layout",
         "rule",
         "family",
-        "yardstick",
         *(f"{unit}_saving" for unit in UNITS),
         *(f"error_{q}" for q in ERRORS),
     ]
@@ -84,11 +83,11 @@ def _within(part: dict[str, NDArray[Any]], quantiles: Sequence[str], limits: dic
 
 
 def _families(
-    part: dict[str, NDArray[Any]], quantiles: Sequence[str], limits: dict[str, float], eligible: NDArray[np.bool_]
+    part: dict[str, NDArray[Any]], quantiles: Sequence[str], limits: dict[str, float]
 ) -> dict[str, dict[str, Any] | None]:
-    fits = _within(part, quantiles, limits) & eligible
+    fits = _within(part, quantiles, limits)
     found: dict[str, dict[str, Any] | None] = {}
-    for family in dict.fromkeys(part["family"][eligible].tolist()):
+    for family in dict.fromkeys(part["family"].tolist()):
         mine = np.flatnonzero(fits & (part["family"] == family))
         best = mine[np.argmax(part["bytes_saving"][mine])] if len(mine) else None
         found[family] = None if best is None else {name: _plain(part[name][best]) for name in _columns()}
@@ -100,7 +99,7 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - a numpy scalar or a string
 
 
 def _row(best: dict[str, Any] | None, reference: float) -> dict[str, Any]:
-    names = [name for name in _columns() if name not in {"family", "yardstick"}]
+    names = [name for name in _columns() if name != "family"]
     row = {name: None if best is None else best[name] for name in names}
     times = None if best is None or reference <= 0 else best["bytes_saving"] / reference
     return row | {"times_reference": times}
@@ -126,7 +125,7 @@ def _per_head(
         for head in chosen:
             part = parts[head.layer, head.kv_head]
             own = {q: float(part[f"error_{q}"][grid.reference]) for q in quantiles}
-            mine = np.flatnonzero(_within(part, quantiles, own) & ~part["yardstick"] & (layouts == layout))
+            mine = np.flatnonzero(_within(part, quantiles, own) & (layouts == layout))
             if not len(mine):
                 break
             setting = int(mine[np.argmax(part["bytes_saving"][mine])])

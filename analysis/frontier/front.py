@@ -10,12 +10,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def pareto(
-    savings: NDArray[np.float64], errors: NDArray[np.floating], eligible: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
+def pareto(savings: NDArray[np.float64], errors: NDArray[np.floating]) -> NDArray[np.bool_]:
     """Return which settings are on the front, (n,).
 
-    A setting is on it if it is eligible, its error is finite, and no other such setting saves at least as much with at most the error
+    A setting is on it if its error is finite and no other setting saves at least as much with at most the error
     and is better in one of the two. Equals are on it together.
 
     Parameters
@@ -24,10 +22,9 @@ def pareto(
         More is better.
     errors : ndarray[floating], (n,)
         Less is better.
-    eligible : ndarray[bool], (n,)
     """
     front = np.zeros(len(savings), bool)
-    candidates = np.flatnonzero(eligible & np.isfinite(errors))
+    candidates = np.flatnonzero(np.isfinite(errors))
     best = -np.inf
     for error in np.unique(errors[candidates]):
         equal = candidates[errors[candidates] == error]

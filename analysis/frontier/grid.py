@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 REFERENCE = "alignedkv"
 """The published rule, in the format's default planes: what all others are compared with."""
 
-YARDSTICKS = frozenset(("optimal",))
-"""Rules that no kernel can follow: limits to compare with."""
-
 
 @dataclass(frozen=True)
 class Grid:

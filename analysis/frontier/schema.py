@@ -26,7 +26,6 @@ COLUMNS = [
     Column(
         "reference", pa.bool_(), "", "whether this is the published rule, alignedkv, in the format's default planes"
     ),
-    Column("yardstick", pa.bool_(), "", "whether no kernel can do this: a limit to compare with, never on a front"),
     Column("n_steps", COUNT, "1", "decode steps, of all kv heads together"),
     *(
         Column(f"{full}{unit}", COUNT, unit.removesuffix("s"), f"{what}, summed over steps")
@@ -41,6 +40,13 @@ COLUMNS = [
         )
     ),
     *(Column(f"{unit}_saving", REAL, "1", f"1 - {unit} / full_{unit}") for unit in UNITS),
+    Column(
+        "optimal_bits",
+        COUNT,
+        "bit",
+        "fewest bits with the same worst-case error if bits could be divided at will (reverse water-filling); a limit, no kernel reads so",
+    ),
+    Column("optimal_bits_saving", REAL, "1", "1 - optimal_bits / full_bits"),
     Column("key_bits_mean", REAL, "bit", "bits read per key number"),
     Column("value_bits_mean", REAL, "bit", "bits read per value number"),
     *(

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from precalign.analysis.frontier.collect import COUNTS
 from precalign.analysis.frontier.front import pareto
-from precalign.analysis.frontier.grid import YARDSTICKS, is_reference
+from precalign.analysis.frontier.grid import is_reference
 from precalign.analysis.frontier.schema import FRONTS, SPREADS, UNITS, frontier_schema
 from precalign.analysis.results.quantiles import quantiles_of
 from precalign.analysis.results.tables import make_table
@@ -63,7 +63,7 @@ def frontier_table(collected: Collected, grid: Grid, total_bits: int) -> pa.Tabl
     """
     schema, names = frontier_schema(), _names(grid)
     return pa.concat_tables(
-        make_table(schema, names | _figures(collected, scope, names["yardstick"], total_bits), len(names["rule"]))
+        make_table(schema, names | _figures(collected, scope, total_bits), len(names["rule"]))
         for scope in scopes(collected.heads)
     )
 
@@ -75,11 +75,10 @@ def _names(grid: Grid) -> dict[str, Any]:
         "rule": [str(rule) for _, rule in settings],
         "family": [rule.name for _, rule in settings],
         "reference": np.array([is_reference(layout, rule) for layout, rule in settings]),
-        "yardstick": np.array([rule.name in YARDSTICKS for _, rule in settings]),
     }
 
 
-def _figures(collected: Collected, scope: Scope, yardstick: Any, total_bits: int) -> dict[str, Any]:  # noqa: ANN401 - an array
+def _figures(collected: Collected, scope: Scope, total_bits: int) -> dict[str, Any]:
     counts: dict[str, Any] = dict(zip(COUNTS, np.sum([head.counts for head in scope.heads], axis=0).T, strict=True))
     numbers = counts["full_bits"] / (2 * total_bits)
     columns: dict[str, Any] = {
@@ -90,6 +89,8 @@ def _figures(collected: Collected, scope: Scope, yardstick: Any, total_bits: int
         **{unit: counts[unit] for unit in UNITS},
         **{f"full_{unit}": counts[f"full_{unit}"] for unit in UNITS},
         **{f"{unit}_saving": 1 - counts[unit] / counts[f"full_{unit}"] for unit in UNITS},
+        "optimal_bits": counts["optimal_bits"],
+        "optimal_bits_saving": 1 - counts["optimal_bits"] / counts["full_bits"],
         "key_bits_mean": counts["key_bits"] / numbers,
         "value_bits_mean": counts["value_bits"] / numbers,
     }
@@ -100,5 +101,5 @@ def _figures(collected: Collected, scope: Scope, yardstick: Any, total_bits: int
     for i, what in enumerate(("error", "bound")):
         columns |= {f"{what}_{name}": spreads[i, j] for j, name in enumerate(SPREADS)}
     for (name, column), unit in product(FRONTS.items(), UNITS):
-        columns[f"on_front_{unit}_{name}"] = pareto(columns[f"{unit}_saving"], columns[column], ~yardstick)
+        columns[f"on_front_{unit}_{name}"] = pareto(columns[f"{unit}_saving"], columns[column])
     return columns

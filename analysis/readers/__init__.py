@@ -22,7 +22,12 @@ READERS: tuple[Reader, ...] = (TorchReader(), NumpyReader(), SafetensorsReader()
 
 
 def open_dump(
-    path: str | Path, *, mapping: Naming | None = None, axes: str | None = None, storage_format: Format | None = None
+    path: str | Path,
+    *,
+    mapping: Naming | None = None,
+    axes: str | None = None,
+    storage_format: Format | None = None,
+    byte_format: Format | None = None,
 ) -> Dump:
     """Open a dump without reading tensor data.
 
@@ -36,6 +41,8 @@ def open_dump(
         Order of the axes where it is not (batch, heads, tokens, head_dim).
     storage_format : Format, optional
         To which binary32 tensors are rounded.
+    byte_format : Format, optional
+        Of tensors of bytes without a type.
 
     Raises
     ------
@@ -46,7 +53,15 @@ def open_dump(
     if not place.exists():
         raise InputError(f"{printable(place)}: no such file", hint="is the path right?")
     reader = _reader_of(place)
-    return Dump(place, reader.name, reader.open(place), mapping=mapping, axes=axes, storage_format=storage_format)
+    return Dump(
+        place,
+        reader.name,
+        reader.open(place),
+        mapping=mapping,
+        axes=axes,
+        storage_format=storage_format,
+        byte_format=byte_format,
+    )
 
 
 def _reader_of(path: Path) -> Reader:

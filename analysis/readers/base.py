@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from precalign.decode.codes import BYTE_FORMATS
 from precalign.errors import InputError
 from precalign.formats import BFLOAT16, BINARY16, BINARY32, Format
 
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-STORED_FORMATS = (BINARY16, BFLOAT16, BINARY32)
-"""Formats of tensors that can be analysed; binary32 after rounding to one of the others."""
+STORED_FORMATS = (BINARY16, BFLOAT16, BINARY32, *BYTE_FORMATS)
+"""Formats of tensors that can be analysed; binary32 after rounding to one of 16 bits."""
+RAW_BYTES = ("U8", "uint8", "|V1")
+"""What files call bytes without a type, in which some engines keep 8-bit caches."""
 
 
 def printable(name: object, limit: int = 100) -> str:
@@ -38,7 +41,7 @@ class StoredTensor:
         As stored; show it through `printable`.
     shape : tuple[int, ...]
     format : Format or None
-        None if it is no floating-point format that precalign analyses.
+        None if it is no floating-point format that precalign analyses; codes are then bytes where they are one byte wide.
     dtype : str
         As the file calls it, for messages.
     codes : callable

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite, sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from precalign.analysis.readers.base import STORED_FORMATS, StoredTensor, TensorFile, printable
+from precalign.analysis.readers.base import RAW_BYTES, STORED_FORMATS, StoredTensor, TensorFile, printable
 from precalign.analysis.readers.conversion import Conversion, to_storage
 from precalign.analysis.readers.names import NAMINGS, Naming, compile_template
+from precalign.analysis.readers.scales import find_scales
+from precalign.decode.codes import BYTE_FORMATS
 from precalign.errors import InputError, UsageError
-from precalign.formats import BINARY32
+from precalign.formats import BFLOAT16, BINARY16, BINARY32
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,10 +41,12 @@ class LayerInfo:
     batch_size, n_kv_heads, seq_len, head_dim : int
     n_q_heads, n_queries : int or None
         None without queries.
-    format : Format
-        As stored.
+    format, query_format : Format
+        Of keys and values, and of queries, as stored; the same but for 8-bit caches.
     stored_bytes : int
         Keys, values and queries.
+    key_scales, value_scales : tuple[float, ...] or None
+        By kv head; None where the dump states none.
     """
 
     index: int
@@ -54,7 +58,10 @@ class LayerInfo:
     n_q_heads: int | None
     n_queries: int | None
     format: Format
+    query_format: Format
     stored_bytes: int
+    key_scales: tuple[float, ...] | None = None
+    value_scales: tuple[float, ...] | None = None
 
     @property
     def group(self) -> int | None:
@@ -68,18 +75,20 @@ class HeadTensors:
 
     Attributes
     ----------
-    keys, values : ndarray[uint16], (seq_len, head_dim)
+    keys, values : ndarray[uint8 or uint16], (seq_len, head_dim)
         Codes of `format`; contiguous copies.
-    queries : ndarray[uint16], (group, n_queries, head_dim), or None
-    format : Format
+    queries : ndarray[uint8 or uint16], (group, n_queries, head_dim), or None
+        Codes of `query_format`.
+    format, query_format : Format
     conversions : dict[str, Conversion]
         By role, what rounding to the storage format did; empty where nothing was rounded.
     """
 
-    keys: NDArray[np.uint16]
-    values: NDArray[np.uint16]
-    queries: NDArray[np.uint16] | None
+    keys: NDArray[Any]
+    values: NDArray[Any]
+    queries: NDArray[Any] | None
     format: Format
+    query_format: Format
     conversions: dict[str, Conversion]
 
 
@@ -98,6 +107,8 @@ class Dump:
         Order of the axes, e.g. "bshd"; by their number if not given.
     storage_format : Format, optional
         Format to which binary32 tensors are rounded; without it they are refused.
+    byte_format : Format, optional
+        Format of keys and values that are stored as bytes without a type; without it they are refused.
 
     Raises
     ------
@@ -114,12 +125,15 @@ class Dump:
         mapping: Naming | None = None,
         axes: str | None = None,
         storage_format: Format | None = None,
+        byte_format: Format | None = None,
     ) -> None:
         self.path, self.reader, self.metadata = path, reader, file.metadata
         self.storage_format = storage_format
         self._file = file
         self._axes = _check_axes(axes)
         self._tensors = _find(path, file.tensors, mapping)
+        if byte_format is not None:
+            self._tensors = _typed(self._tensors, byte_format)
         self.layers = [self._layer(index) for index in sorted(self._tensors)]
 
     def __enter__(self) -> Self:
@@ -185,12 +199,19 @@ class Dump:
         return self.metadata.get(f"layers.{layer.index}.{what}", self.metadata.get(what))
 
     def format_of(self, layer: LayerInfo) -> Format:
-        """Return the format in which a layer's codes are handed out."""
-        if layer.format != BINARY32:
-            return layer.format
+        """Return the format in which a layer's keys and values are handed out."""
+        return self._rounded_format(layer.format, layer.names["keys"])
+
+    def query_format_of(self, layer: LayerInfo) -> Format:
+        """Return the format in which a layer's queries are handed out."""
+        return self._rounded_format(layer.query_format, layer.names.get("queries", layer.names["keys"]))
+
+    def _rounded_format(self, stored: Format, name: str) -> Format:
+        if stored != BINARY32:
+            return stored
         if self.storage_format is None:
             raise InputError(
-                f"{self.path}: {printable(layer.names['keys'])} is binary32, and a cache is stored in 16 bits",
+                f"{self.path}: {printable(name)} is binary32, and is stored in 16 bits by who runs a model",
                 hint="say how it is rounded: --storage-format binary16 (or bfloat16)",
             )
         return self.storage_format
@@ -203,13 +224,13 @@ class Dump:
         InputError
             If the layer is binary32 and no storage format was given.
         """
-        fmt = self.format_of(layer)
+        fmt, query_fmt = self.format_of(layer), self.query_format_of(layer)
         conversions: dict[str, Conversion] = {}
 
-        def read(role: str, heads: slice) -> NDArray[np.uint16]:
+        def read(role: str, heads: slice) -> NDArray[Any]:
             codes = self._oriented(self._tensors[layer.index][role])[batch, heads]
-            if layer.format == BINARY32:
-                rounded, conversions[role] = to_storage(np.asarray(codes), fmt)
+            if (layer.query_format if role == "queries" else layer.format) == BINARY32:
+                rounded, conversions[role] = to_storage(np.asarray(codes), query_fmt if role == "queries" else fmt)
                 return rounded
             return np.array(codes, order="C")  # a copy: the pages of the file are given back below
 
@@ -218,7 +239,7 @@ class Dump:
             None if layer.group is None else read("queries", slice(kv_head * layer.group, (kv_head + 1) * layer.group))
         )
         self._file.release()
-        return HeadTensors(keys, values, queries, fmt, conversions)
+        return HeadTensors(keys, values, queries, fmt, query_fmt, conversions)
 
     def _oriented(self, tensor: StoredTensor) -> NDArray[Any]:
         codes = tensor.codes()
@@ -245,6 +266,7 @@ class Dump:
         found = self._tensors[index]
         for tensor in found.values():
             self._check_tensor(tensor)
+        _check_formats(self.path, found)
         keys, values, queries = found["keys"], found["values"], found.get("queries")
         batch, n_kv_heads, seq_len, head_dim = self._shape(keys)
         self._check_like(
@@ -270,14 +292,23 @@ class Dump:
             n_q_heads=n_q_heads,
             n_queries=n_queries,
             format=_format(keys),
+            query_format=_format(keys if queries is None else queries),
             stored_bytes=sum(_bytes(tensor) for tensor in found.values()),
+            key_scales=self._scales("keys", index, n_kv_heads),
+            value_scales=self._scales("values", index, n_kv_heads),
         )
+
+    def _scales(self, role: str, layer: int, n_kv_heads: int) -> tuple[float, ...] | None:
+        return find_scales(self.path, self.metadata, self._file.tensors, role, layer, n_kv_heads)
 
     def _check_tensor(self, tensor: StoredTensor) -> None:
         if tensor.format not in STORED_FORMATS:
+            expected = ", ".join(fmt.name for fmt in STORED_FORMATS)
             raise InputError(
-                f"{self.path}: {printable(tensor.name)} has dtype {printable(tensor.dtype)}, expected binary16, bfloat16 or binary32",
-                hint="dump the cache before it is quantised",
+                f"{self.path}: {printable(tensor.name)} has dtype {printable(tensor.dtype)}, expected {expected}",
+                hint="bytes without a type: say what they are with --byte-format e4m3fn (or e5m2)"
+                if tensor.dtype in RAW_BYTES
+                else "dump the cache before it is quantised to integers",
             )
         if 0 in tensor.shape:
             raise InputError(
@@ -293,17 +324,40 @@ class Dump:
         axes: tuple[str, ...],
     ) -> None:
         names = f"{printable(tensor.name)}", f"{printable(other.name)}"
-        if tensor.format != other.format:
-            raise InputError(
-                f"{self.path}: {names[0]}: dtype must match {names[1]}: {tensor.dtype} vs {other.dtype}",
-                hint="dump all of a layer in one dtype",
-            )
         for axis, left, right in zip(axes, got, expected, strict=True):
             if left != right:
                 raise InputError(
                     f"{self.path}: {names[0]}: {axis} must match {names[1]}: {left} vs {right}",
                     hint="are both tensors of the same layer, in the same order of axes (--axes)?",
                 )
+
+
+def _check_formats(path: Path, found: dict[str, StoredTensor]) -> None:
+    """Refuse a layer of several formats; only an 8-bit cache may have queries of another one."""
+    keys = found["keys"]
+    for role, tensor in found.items():
+        longer = role == "queries" and keys.format in BYTE_FORMATS
+        allowed = {keys.format, *((BINARY16, BFLOAT16, BINARY32) if longer else ())}
+        if tensor.format not in allowed:
+            raise InputError(
+                f"{path}: {printable(tensor.name)}: dtype must match {printable(keys.name)}: {tensor.dtype} vs {keys.dtype}",
+                hint="dump all of a layer in one dtype; queries of an 8-bit cache may be binary16, bfloat16 or binary32",
+            )
+
+
+def _typed(tensors: dict[int, dict[str, StoredTensor]], fmt: Format) -> dict[int, dict[str, StoredTensor]]:
+    """Return tensors with those of raw bytes taken for codes of `fmt`."""
+    if fmt not in BYTE_FORMATS:
+        raise UsageError(
+            f"--byte-format {fmt.name} is no 8-bit format of a cache",
+            hint="formats: " + ", ".join(known.name for known in BYTE_FORMATS),
+        )
+    return {
+        index: {
+            role: replace(tensor, format=fmt) if tensor.dtype in RAW_BYTES else tensor for role, tensor in found.items()
+        }
+        for index, found in tensors.items()
+    }
 
 
 def _format(tensor: StoredTensor) -> Format:

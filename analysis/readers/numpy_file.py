@@ -12,7 +12,7 @@ import numpy as np
 from precalign.analysis.readers.base import Reader, StoredTensor, TensorFile, damaged, in_turn, printable
 from precalign.analysis.readers.mapped import MappedFile
 from precalign.errors import InputError
-from precalign.formats import BFLOAT16, BINARY16, BINARY32
+from precalign.formats import BFLOAT16, BINARY16, BINARY32, E5M2
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +28,9 @@ MAX_COMPRESSED_MEMBER_BYTES = 2 << 30
 """A compressed member cannot be mapped: it is unpacked whole, so its size is bounded."""
 FORMATS = {"<f2": BINARY16, "<f4": BINARY32, "|V2": BFLOAT16, "<V2": BFLOAT16}
 """ml_dtypes saves bfloat16 as two bytes without a type."""
+E5M2_DESCR = b"'<f1'"
+"""What ml_dtypes writes for e5m2; NumPy itself does not understand it. (Its e4m3 formats become one byte without a type, `|V1`.)"""
+E5M2_STANDS_FOR = np.dtype("S1")
 
 
 class NumpyReader(Reader):
@@ -154,7 +157,8 @@ def _npy_header(path: Path, head: bytes, name: str) -> tuple[tuple[int, ...], np
         raise damaged(path, "the file is empty")
     if not head.startswith(NPY_MAGIC):
         raise damaged(path, f"{shown} does not begin as a NumPy array does")
-    stream = io.BytesIO(head)
+    # A type of the same size that NumPy knows and no array of numbers has.
+    stream = io.BytesIO(head.replace(E5M2_DESCR, b"'|S1'", 1))
     try:
         version = np.lib.format.read_magic(stream)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
@@ -172,8 +176,12 @@ def _npy_header(path: Path, head: bytes, name: str) -> tuple[tuple[int, ...], np
     return tuple(int(n) for n in shape), dtype, fortran, stream.tell()
 
 
+def _format(dtype: np.dtype[Any]) -> Format | None:
+    return E5M2 if dtype == E5M2_STANDS_FOR else FORMATS.get(dtype.str)
+
+
 def _code_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    fmt = FORMATS.get(dtype.str)
+    fmt = _format(dtype)
     return np.dtype(np.uint8) if fmt is None else fmt.code_dtype
 
 
@@ -203,5 +211,4 @@ def _stored(
             path,
             f"array {printable(name)} of shape {shape} and dtype {dtype} needs {needed} bytes, there are {available}",
         )
-    fmt: Format | None = FORMATS.get(dtype.str)
-    return StoredTensor(name, shape, fmt, str(dtype), codes)
+    return StoredTensor(name, shape, _format(dtype), str(dtype), codes)

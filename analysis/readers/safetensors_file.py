@@ -16,7 +16,7 @@ import numpy as np
 from precalign.analysis.readers.base import Reader, StoredTensor, TensorFile, damaged, in_turn, printable
 from precalign.analysis.readers.mapped import MappedFile
 from precalign.errors import InputError
-from precalign.formats import BFLOAT16, BINARY16, BINARY32
+from precalign.formats import BFLOAT16, BINARY16, BINARY32, E4M3FN, E4M3FNUZ, E5M2, E5M2FNUZ
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,9 +24,12 @@ if TYPE_CHECKING:
     from precalign.formats import Format
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
-FORMATS = {"F16": BINARY16, "BF16": BFLOAT16, "F32": BINARY32}
+FORMATS = {
+    "F16": BINARY16, "BF16": BFLOAT16, "F32": BINARY32,
+    "F8_E4M3": E4M3FN, "F8_E5M2": E5M2, "F8_E4M3FNUZ": E4M3FNUZ, "F8_E5M2FNUZ": E5M2FNUZ,
+}  # fmt: skip
 ITEM_BYTES = {
-    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
     "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8, "C64": 8,
 }  # fmt: skip
 INDEX_SUFFIX = ".safetensors.index.json"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from precalign.analysis.readers.base import Reader, StoredTensor, TensorFile, damaged, printable
 from precalign.errors import InputError, UnavailableError
-from precalign.formats import BFLOAT16, BINARY16, BINARY32
+from precalign.formats import BFLOAT16, BINARY16, BINARY32, E4M3FN, E4M3FNUZ, E5M2, E5M2FNUZ
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +27,15 @@ CACHE_CLASSES = (
 """Classes that a cache file may name. They are stood in for by an empty class of ours, so transformers is not needed and
 none of its code runs."""
 MAX_DEPTH = 8
+FORMATS = {
+    "float16": BINARY16,
+    "bfloat16": BFLOAT16,
+    "float32": BINARY32,
+    "float8_e4m3fn": E4M3FN,
+    "float8_e5m2": E5M2,
+    "float8_e4m3fnuz": E4M3FNUZ,
+    "float8_e5m2fnuz": E5M2FNUZ,
+}
 
 
 class _Record:
@@ -111,12 +120,13 @@ def _leaves(value: Any, name: str, depth: int = 0) -> Iterator[tuple[str, Any]]:
 
 def _stored(name: str, tensor: Any) -> StoredTensor:  # noqa: ANN401 - torch is not imported here
     dtype = str(tensor.dtype).removeprefix("torch.")
-    fmt = {"float16": BINARY16, "bfloat16": BFLOAT16, "float32": BINARY32}.get(dtype)
+    fmt = FORMATS.get(dtype)
 
     def codes() -> NDArray[np.unsignedinteger[Any]]:
         import torch
 
-        view: NDArray[Any] = tensor.detach().view(torch.int32 if dtype == "float32" else torch.int16).numpy()
-        return view.view("uint32" if dtype == "float32" else "uint16")
+        integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32}[tensor.element_size()]
+        view: NDArray[Any] = tensor.detach().view(integers).numpy()
+        return view.view(f"uint{8 * view.itemsize}")
 
     return StoredTensor(name, tuple(tensor.shape), fmt, dtype, codes)

@@ -53,7 +53,9 @@ def levels(result: Result, rule: dict[str, Any]) -> dict[str, Any]:
 
 def savings(rule: dict[str, Any]) -> dict[str, float]:
     """Return the saving counted in ever more honest units."""
-    return {name: rule["totals"][f"{name}_saving"] for name in ("bits", "bytes", "sectors", "lines", "step_bytes")}
+    return {
+        name: rule["totals"][f"{name}_saving"] for name in ("bits", "bytes", "sectors", "atoms", "lines", "step_bytes")
+    }
 
 
 def tokens(result: Result, rule: str, points: int) -> list[dict[str, Any]]:

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 ERROR_WORDS = {"median": "median", "p99": "99th percentile", "bound": "proven bound, median"}
 MEASURE_WORDS = {"both": "median and 99th percentile", "median": "median", "p99": "99th percentile"}
-ONCE = ("layout", "rule", "family", "reference", "yardstick")
+ONCE = ("layout", "rule", "family", "reference")
 DRAWN = (
+    "optimal_bits_saving",
     *(f"{unit}_saving" for unit in UNITS),
     *FRONTS.values(),
     *(f"on_front_{unit}_{name}" for unit in UNITS for name in FRONTS),
@@ -47,7 +48,6 @@ def html(frontier: Frontier) -> str:
         scopes=[{"title": title} for title, _ in scopes],
         errors=ERROR_WORDS,
         measures=MEASURE_WORDS,
-        has_yardstick=any(data["yardstick"]),
         tables=_tables(summary["equal_error"], scopes),
     )
 

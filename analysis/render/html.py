@@ -39,12 +39,17 @@ def page(template: str, data: object, **values: Any) -> str:  # noqa: ANN401 - w
     )
     environment.filters |= {"bits": words.bits, "percent": words.percent, "error": words.error, "size": words.size}
     environment.filters["times"] = words.times
-    text: str = environment.get_template(template).render(data=_script_json(data), plotly=_plotly(), **values)
+    text: str = environment.get_template(template).render(data=script_json(data), plotly=plotly_script(), **values)
     return text
 
 
 def _rule_section(summary: dict[str, Any], rule: dict[str, Any]) -> dict[str, Any]:
-    return {"rule": rule, "sentence": words.sentence(summary, rule), "numbers": words.numbers(summary, rule)}
+    return {
+        "rule": rule,
+        "sentence": words.sentence(summary, rule),
+        "numbers": words.numbers(summary, rule),
+        "yardstick": words.yardstick_sentence(rule, summary["options"]["n_steps"]),
+    }
 
 
 def _plots(result: Result) -> dict[str, Any]:
@@ -71,14 +76,15 @@ def _plots(result: Result) -> dict[str, Any]:
     }
 
 
-def _script_json(data: object) -> str:
+def script_json(data: object) -> str:
     """Return JSON that may stand inside <script>: it cannot end the element or begin a comment."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))  # ASCII, so no line separators either
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 @cache
-def _plotly() -> str:
+def plotly_script() -> str:
+    """Return the text of plotly.js, which every page carries in itself."""
     from plotly.offline import get_plotlyjs
 
     script: str = get_plotlyjs()

@@ -28,7 +28,8 @@ def render(result: Result) -> str:
         for rule in summary["rules"]:
             lines += ["", f"## Rule {escape(rule['rule'])}", "", escape(words.sentence(summary, rule)), ""]
             lines += [f"- **{number.text}** {number.label}" for number in words.numbers(summary, rule)]
-            lines += ["", *_table(result, rule["rule"])]
+            lines += ["", *_table(result, rule["rule"]), "", words.memory_sentence(rule)]
+            lines += ["", words.yardstick_sentence(rule, summary["options"]["n_steps"])]
     lines += [f"\n> {escape(note)}" for note in summary["notes"]]
     lines += [
         f"\n> Missing: {lack['what']}. {lack['effect']}. To capture them: {escape(lack['how'])}."

@@ -37,6 +37,8 @@ def show(result: Result, out: Console) -> None:
             out.print()
             out.print(escape(words.sentence(summary, rule)))
             out.print(_table(result, rule["rule"]))
+            out.print(words.memory_sentence(rule))
+            out.print(words.yardstick_sentence(rule, summary["options"]["n_steps"]))
     if summary["waste"] is None:
         out.print(escape(words.sentence_without_queries(summary)))
     for note in summary["notes"]:

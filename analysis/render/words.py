@@ -13,7 +13,7 @@ def bits(value: float | None) -> str:
 
 def percent(share: float | None) -> str:
     """26.4 %; a loss keeps its sign."""
-    return "–" if share is None else f"{100 * share:.1f} %".replace("-", "−")
+    return "–" if share is None else f"{round(100 * share, 1) + 0.0:.1f} %".replace("-", "−")  # no minus before 0.0
 
 
 def error(value: float | None) -> str:
@@ -88,14 +88,19 @@ def numbers(summary: dict[str, Any], rule: dict[str, Any]) -> list[Number]:
             "output_relative_error_to_exact",
             output,
             error(output),
-            f"median relative output error; {times(ratio)} that of rounding the exact output to {summary['dump']['storage_format']}",
+            f"median relative output error; {times(ratio)} that of rounding the exact output to {output_format(summary)}",
         ),
     ]
 
 
 def summary_bits(summary: dict[str, Any]) -> int:
-    """Return the bits of a full read of one number."""
-    return max(int(level) for level in summary["layout"]["levels_bits"])
+    """Return the bits of a number in the plain cache."""
+    return int(summary["layout"]["format_bits"])
+
+
+def output_format(summary: dict[str, Any]) -> str:
+    """Return the format in which a model stores outputs: that of its queries."""
+    return str(summary["dump"]["query_format"])
 
 
 def sentence(summary: dict[str, Any], rule: dict[str, Any]) -> str:
@@ -107,7 +112,36 @@ def sentence(summary: dict[str, Any], rule: dict[str, Any]) -> str:
         f"Of the {summary_bits(summary)} bits of a number, decode attention under the rule {rule['rule']} read "
         f"{totals['key_bits_mean']:.1f} of each key and {totals['value_bits_mean']:.1f} of each value: "
         f"{percent(totals['bytes_saving'])} fewer bytes, at a median relative output error of {error(output)}. "
-        f"By the alignment criterion {percent(waste)} of all bits read were wasted."
+        f"By the alignment criterion {percent(waste)} of all bits read were wasted. {exponents_sentence(summary)}"
+    )
+
+
+def yardstick_sentence(rule: dict[str, Any], n_steps: int) -> str:
+    """Return how the rule's bits compare with the fewest there could be, and how often it had to read again."""
+    totals = rule["totals"]
+    again = totals["attempts"] - n_steps
+    text = f"The fewest bits that could give the same worst-case error are {percent(totals['optimal_bits_share'])} of those read."
+    return text + (f" {again} of {n_steps} steps were read again, to meet the tolerance." if again else "")
+
+
+def memory_sentence(rule: dict[str, Any]) -> str:
+    """Return what memory moves less, by how much it hands out at once."""
+    by_fetch: dict[int, dict[str, Any]] = {}
+    for row in rule["memory"]:
+        by_fetch.setdefault(row["fetch_bytes"], {"saving": row["saving"], "gpus": []})["gpus"].append(row["gpu"])
+    parts = [
+        f"{percent(held['saving'])} where it hands out {size} bytes ({', '.join(held['gpus'])})"
+        for size, held in sorted(by_fetch.items())
+    ]
+    return "Fewer bytes from memory: " + ", ".join(parts) + "."
+
+
+def exponents_sentence(summary: dict[str, Any]) -> str:
+    """Return what the exponents waste, beside the significands."""
+    unneeded = {kind: summary["cache"][kind]["group_exponent_wasted_bits_mean"] for kind in ("key", "value")}
+    return (
+        f"Of the {summary['layout']['exponent_bits']} exponent bits, {unneeded['key']:.1f} tell nothing within a key channel and "
+        f"{unneeded['value']:.1f} nothing within a token's values."
     )
 
 
@@ -116,5 +150,5 @@ def sentence_without_queries(summary: dict[str, Any]) -> str:
     unused = {kind: held["exponent_wasted_bits"] for kind, held in summary["cache"].items()}
     return (
         f"This dump holds no queries, so no decode step could be taken. Of its exponent bits, {unused['key']} of the keys' and "
-        f"{unused['value']} of the values' are never needed."
+        f"{unused['value']} of the values' are never needed. {exponents_sentence(summary)}"
     )

@@ -90,6 +90,8 @@ def reads_of(profile: HeadProfile, head_dim: int, fmt: Format) -> dict[str, NDAr
     """Return the columns `READS` as (n_steps,)."""
     counts = profile.traffic.columns() | {
         "full_ideal_bits": 2 * fmt.total_bits * head_dim * profile.visible_tokens,
+        "attempts": profile.attempts,
+        "optimal_bits": profile.optimal_bits,
         "key_wasted_bits": profile.key_wasted_bits,
         "value_wasted_bits": profile.value_wasted_bits,
     }
@@ -117,13 +119,16 @@ def ratios(counts: Mapping[str, Any], total_bits: int) -> Columns:
     def full(unit: str) -> Any:  # noqa: ANN401
         return counts[f"full_key_{unit}"] + counts[f"full_value_{unit}"]
 
+    ideal = counts["key_ideal_bits"] + counts["value_ideal_bits"]
     around = sum(counts[f"{stem}_bytes"] for stem in ("scores", "probs", "queries", "outputs"))
     return {
         "key_bits_mean": counts["key_ideal_bits"] / numbers,
         "value_bits_mean": counts["value_ideal_bits"] / numbers,
-        "bits_saving": 1 - (counts["key_ideal_bits"] + counts["value_ideal_bits"]) / counts["full_ideal_bits"],
+        "bits_saving": 1 - ideal / counts["full_ideal_bits"],
+        "optimal_bits_share": counts["optimal_bits"] / np.maximum(ideal, 1),
         "bytes_saving": 1 - read("bytes") / full("bytes"),
         "sectors_saving": 1 - read("sectors") / full("sectors"),
+        "atoms_saving": 1 - read("atoms") / full("atoms"),
         "lines_saving": 1 - read("lines") / full("lines"),
         "step_bytes_saving": 1 - (read("bytes") + around) / (full("bytes") + around),
         "key_wasted_bits_mean": counts["key_wasted_bits"] / numbers,
@@ -211,6 +216,7 @@ def _tokens(profile: HeadProfile, ranges: Mapping[str, Magnitudes]) -> Columns:
         "value_wasted_bits_mean": profile.value_token_wasted_bits / numbers,
         "key_max_exponent": ranges["key"].token_max,
         "value_max_exponent": ranges["value"].token_max,
+        "value_exponent_wasted_bits": ranges["value"].token_wasted_bits,
     }
 
 
@@ -243,6 +249,7 @@ def _channel_ranges(kind: str, ranges: Magnitudes) -> Columns:
         "channel": np.arange(len(ranges.channel_max)),
         "max_exponent": ranges.channel_max,
         "min_exponent": ranges.channel_min,
+        "exponent_wasted_bits": ranges.channel_wasted_bits,
     }
 
 
@@ -254,6 +261,7 @@ def tables_without_queries(schemas: Schemas, place: Place, ranges: Mapping[str, 
         "token": np.arange(len(ranges["key"].token_max)),
         "key_max_exponent": ranges["key"].token_max,
         "value_max_exponent": ranges["value"].token_max,
+        "value_exponent_wasted_bits": ranges["value"].token_wasted_bits,
     }
     return {
         "heads": make_table(schemas["heads"], place.index, 1),
@@ -265,13 +273,28 @@ def tables_without_queries(schemas: Schemas, place: Place, ranges: Mapping[str, 
     }
 
 
-def cache_table(schema: pa.Schema, place: Place, stats: Mapping[str, CacheStats]) -> pa.Table:
-    """Return the two rows of a kv head in the table `cache`."""
+def cache_table(
+    schema: pa.Schema,
+    place: Place,
+    stats: Mapping[str, CacheStats],
+    exponent_waste: Mapping[str, float],
+    escaped: Mapping[str, int],
+) -> pa.Table:
+    """Return the two rows of a kv head in the table `cache`; what stands in neither of the last two mappings is null."""
     import pyarrow as pa
 
     return pa.concat_tables(
         make_table(
-            schema, place.index | {"kind": kind} | held.figures() | {"exponent_histogram": [held.exponent_histogram]}, 1
+            schema,
+            place.index
+            | {"kind": kind}
+            | held.figures()
+            | {
+                "exponent_histogram": [held.exponent_histogram],
+                "group_exponent_wasted_bits_mean": exponent_waste.get(kind),
+                "escaped": escaped.get(kind),
+            },
+            1,
         )
         for kind, held in stats.items()
     )

@@ -13,7 +13,7 @@ import pyarrow as pa
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SUMMARY_SCHEMA = "precalign.summary/1"
+SUMMARY_SCHEMA = "precalign.summary/2"
 """Value of "schema" in summary.json; the number grows when a reader of the old form would misread the new one."""
 SUMMARY_FILE = "summary.json"
 REPORT_FILE = "report.html"
@@ -36,7 +36,7 @@ class Column:
         With its unit as a suffix where it has one.
     type : pyarrow.DataType
     unit : str
-        "bit", "byte", "sector" (32 bytes), "line" (128 bytes), "1" for pure numbers, "" for names and indices.
+        "bit", "byte", "sector" (32 bytes), "atom" (64 bytes), "line" (128 bytes), "1" for pure numbers, "" for names and indices.
     description : str
         What a row's value says.
     """
@@ -70,6 +70,7 @@ def _moved(stem: str, what: str) -> list[Column]:
     return [
         Column(f"{stem}_bytes", COUNT, "byte", f"bytes {what}"),
         Column(f"{stem}_sectors", COUNT, "sector", f"32-byte sectors {what}"),
+        Column(f"{stem}_atoms", COUNT, "atom", f"64-byte atoms {what}"),
         Column(f"{stem}_lines", COUNT, "line", f"128-byte lines {what}"),
     ]
 
@@ -82,7 +83,7 @@ READS = [
     Column("value_tokens_at_{level}_bits", COUNT, "1", "tokens whose values are read at {level} bits"),
     *_moved("key", "moved for keys in the layout's packing"),
     *_moved("value", "moved for values in the layout's packing"),
-    *_moved("metadata", "of running maxima that the rule reads"),
+    *_moved("metadata", "of running maxima that the rule reads, and of references and escapes of a rebased layout"),
     *_moved("prepass", "that the rule's pre-pass reads before it decides, each query head apart"),
     *_moved("full_key", "moved for keys by a full read of the plain cache"),
     *_moved("full_value", "moved for values by a full read of the plain cache"),
@@ -90,6 +91,18 @@ READS = [
     Column("probs_bytes", COUNT, "byte", "probabilities written and read again (binary32)"),
     Column("queries_bytes", COUNT, "byte", "queries read"),
     Column("outputs_bytes", COUNT, "byte", "outputs written (binary32)"),
+    Column(
+        "attempts",
+        COUNT,
+        "1",
+        "how often the rule decided: more than once a step where it did not accept the first outcome",
+    ),
+    Column(
+        "optimal_bits",
+        COUNT,
+        "bit",
+        "the fewest bits of keys and values that could give the same worst-case error, if bits could be divided at will",
+    ),
     Column("key_wasted_bits", COUNT, "bit", "significand bits of keys finer than the coarsest term of their sum"),
     Column("value_wasted_bits", COUNT, "bit", "significand bits of values finer than the coarsest term of their sum"),
 ]
@@ -99,10 +112,17 @@ RATIOS = [
     Column("key_bits_mean", REAL, "bit", "bits read per key number"),
     Column("value_bits_mean", REAL, "bit", "bits read per value number"),
     Column("bits_saving", REAL, "1", "1 - ideal bits of keys and values / bits of the full read"),
+    Column(
+        "optimal_bits_share",
+        REAL,
+        "1",
+        "optimal_bits / ideal bits of keys and values: 1 cannot be bettered, nor reached",
+    ),
     Column("bytes_saving", REAL, "1", "1 - bytes of keys, values, metadata and pre-pass / bytes of the full read"),
     Column(
         "sectors_saving", REAL, "1", "1 - sectors of keys, values, metadata and pre-pass / sectors of the full read"
     ),
+    Column("atoms_saving", REAL, "1", "1 - atoms of keys, values, metadata and pre-pass / atoms of the full read"),
     Column("lines_saving", REAL, "1", "1 - lines of keys, values, metadata and pre-pass / lines of the full read"),
     Column(
         "step_bytes_saving", REAL, "1", "as bytes_saving, with scores, probabilities, queries and outputs on both sides"
@@ -139,7 +159,7 @@ ERRORS = [
         "rounding_relative_error",
         ERROR,
         "1",
-        "‖exact output rounded to the storage format - exact output‖ / ‖exact output‖",
+        "‖exact output rounded to the format of the queries - exact output‖ / ‖exact output‖",
     ),
     Column("score_max_bound", ERROR, "1", "proven bound on score_max_error_to_exact"),
     Column("output_max_bound", ERROR, "1", "proven bound on output_max_error_to_exact"),
@@ -213,6 +233,9 @@ TABLES: dict[str, list[Column]] = {
             "",
             "exponent of the channel's smallest magnitude that is not zero; null if every number is zero",
         ),
+        Column(
+            "exponent_wasted_bits", INDEX, "bit", "exponent bits that the channel's own range of binades does not need"
+        ),
         Column("wasted_bits_mean", REAL, "bit", "wasted significand bits per number"),
         Column(
             "bits_mean",
@@ -240,6 +263,12 @@ TABLES: dict[str, list[Column]] = {
         Column("value_wasted_bits_mean", REAL, "bit", "wasted significand bits per number of the token's values"),
         Column("key_max_exponent", INDEX, "", "exponent of the token's largest key; null if all are zero"),
         Column("value_max_exponent", INDEX, "", "exponent of the token's largest value; null if all are zero"),
+        Column(
+            "value_exponent_wasted_bits",
+            INDEX,
+            "bit",
+            "exponent bits that the range of binades of the token's values does not need",
+        ),
     ],
     "cache": [
         LAYER,
@@ -269,6 +298,19 @@ TABLES: dict[str, list[Column]] = {
             "trailing_zero_bits", INDEX, "bit", "last significand bits that are 0 in every number: written, never used"
         ),
         Column("exponent_histogram", COUNTS, "1", "numbers with biased exponent 0, 1, .."),
+        Column(
+            "group_exponent_wasted_bits_mean",
+            REAL,
+            "bit",
+            "exponent bits that a key channel, or the values of a token, does not need: mean over channels or tokens; "
+            "null for a head with infinities or NaNs",
+        ),
+        Column(
+            "escaped",
+            COUNT,
+            "1",
+            "numbers that lie below the binades of a rebased layout and are read whole from a list; null in other layouts",
+        ),
     ],
 }
 """Table name -> columns, in order. The file is NAME.parquet; rows are ordered by layer, kv head, rule (as asked for) and then the

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from precalign.analysis.results.quantiles import Spread
 from precalign.analysis.results.rows import QUANTILES, errors_of, ratios, reads_of
 from precalign.analysis.results.schema import ERRORS, SPREADS
-from precalign.traffic import Transfer, key_transfer, plain_transfer, value_transfer
+from precalign.gpus import GPUS
+from precalign.traffic import UNITS, Transfer, key_transfer, plain_transfer, value_transfer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -61,6 +62,7 @@ class RuleTotals:
         return {
             "rule": self.rule,
             "totals": dict(self._counts) | ratios(self._counts, total_bits),
+            "memory": memory_traffic(self._counts),
             "errors": spreads,
             "worst_heads": [
                 {"layer": layer, "kv_head": kv_head, f"{WORST_BY}_p99": _finite(p99), "bytes_saving": saving}
@@ -74,6 +76,28 @@ class RuleTotals:
             for batch in file.iter_batches(columns=["rule", column]):
                 mine = batch.column(0).to_numpy(zero_copy_only=False) == self.rule
                 yield batch.column(1).to_numpy(zero_copy_only=False)[mine]
+
+
+def memory_traffic(counts: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Return the list `memory`: what each GPU's memory moves, in whole fetches, for keys, values, metadata and pre-pass."""
+    rows = []
+    for gpu in GPUS.values():
+        unit, size = gpu.fetch_unit, gpu.fetch_bytes
+        moved, full = (
+            size * sum(counts[f"{part}_{unit}"] for part in parts)
+            for parts in (("key", "value", "metadata", "prepass"), ("full_key", "full_value"))
+        )
+        rows.append(
+            {
+                "gpu": gpu.name,
+                "architecture": gpu.architecture,
+                "fetch_bytes": size,
+                "moved_bytes": moved,
+                "full_bytes": full,
+                "saving": 1 - moved / full,
+            }
+        )
+    return rows
 
 
 class WasteTotals:
@@ -116,16 +140,38 @@ class CacheTotals:
         self._layout = layout
         self._stats: dict[str, CacheStats] = {}
         self._shapes: dict[tuple[int, int], int] = defaultdict(int)
+        self._exponent_waste: dict[str, list[float]] = defaultdict(list)
+        self._escaped: dict[str, int] = defaultdict(int)
 
-    def add(self, stats: Mapping[str, CacheStats], seq_len: int, head_dim: int) -> None:
+    def add(
+        self,
+        stats: Mapping[str, CacheStats],
+        seq_len: int,
+        head_dim: int,
+        exponent_waste: Mapping[str, float],
+        escaped: Mapping[str, int],
+    ) -> None:
         """Count one kv head."""
+        for kind, mean in exponent_waste.items():
+            self._exponent_waste[kind].append(mean)
+        for kind, count in escaped.items():
+            self._escaped[kind] += count
         for kind, held in stats.items():
             self._stats[kind] = self._stats[kind] + held if kind in self._stats else held
         self._shapes[seq_len, head_dim] += 1
 
     def figures(self) -> dict[str, Any]:
         """Return the object `cache`."""
-        return {kind: held.figures() for kind, held in self._stats.items()}
+        return {
+            kind: held.figures()
+            | {
+                "group_exponent_wasted_bits_mean": float(np.mean(waste))
+                if (waste := self._exponent_waste[kind])
+                else None,
+                "escaped": self._escaped.get(kind),
+            }
+            for kind, held in self._stats.items()
+        }
 
     def traffic(self) -> list[dict[str, Any]]:
         """Return the list `layout_traffic`."""
@@ -134,7 +180,7 @@ class CacheTotals:
             moved: dict[str, int] = defaultdict(int)
             for (seq_len, head_dim), heads in self._shapes.items():
                 for kind, transfer in _whole_cache(self._layout, level, seq_len, head_dim).items():
-                    for unit in ("bytes", "sectors", "lines"):
+                    for unit in UNITS:
                         moved[f"{kind}_{unit}"] += heads * int(getattr(transfer, unit)[0])
             rows.append({"level_bits": bits, **moved})
         return rows

@@ -156,12 +156,13 @@ def _stages(n_steps: int) -> list[Any]:
 def _unreachable(
     name: str, tuning: Tuning, left: dict[str, list[Measured]], above: dict[str, int], allowed: int
 ) -> UsageError:
-    best = min(left, key=lambda rule: above[rule])
-    promise, seen = tuning.promise, joined(left[best])
-    (figure,) = quantiles_of(promise.by_step(seen), (promise.quantile,))
+    promise = tuning.promise
+    seen = {rule: joined(parts) for rule, parts in left.items()}
+    figures = {rule: quantiles_of(promise.by_step(seen[rule]), (promise.quantile,))[0] for rule in left}
+    best = min(left, key=lambda rule: (above[rule], figures[rule]))
     return UsageError(
         f"--tolerance {promise.tolerance:g} cannot be reached: {name}: even {best} exceeds it in {above[best]} of "
-        f"{len(seen.errors)} steps, where {allowed} are allowed in all; its quantile {promise.quantile:g} is {figure:.2g}",
+        f"{len(seen[best].errors)} steps, where {allowed} are allowed in all; its quantile {promise.quantile:g} is {figures[best]:.2g}",
         hint="raise --tolerance, lower --quantile, or let --rule choose among more settings",
     )
 

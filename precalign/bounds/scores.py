@@ -24,7 +24,7 @@ def half_widths(layout: Layout) -> NDArray[np.float64]:
     """
     h = np.array([2.0 ** -(layout.kept_trailing_bits(level) + 1) for level in range(len(layout.levels))])
     h[layout.dropped_bits == 0] = 0
-    h[layout.dropped_bits == layout.format.total_bits] = 2
+    h[layout.dropped_bits == layout.total_bits] = 2
     return h
 
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from precalign.decode.codes import round_to_format
-from precalign.formats import BFLOAT16, BINARY16
+from precalign.decode.codes import BYTE_FORMATS, round_to_format, to_binary32
+from precalign.formats import BFLOAT16, BINARY16, E4M3FN, E5M2
+from precalign.formats.codes import Kind, kinds
 from precalign.inputs import HeadInputs
 from precalign.layouts import parse_layout
 from precalign.profile import profile_head
@@ -27,9 +28,20 @@ if TYPE_CHECKING:
 
 LAYOUTS = {
     BINARY16: ("8|4|4+skip", "6|2|2|2|4+skip", "12|4+skip", "6|1|1|1|1|1|1|1|1|1|1+skip"),
-    BFLOAT16: ("12|4+skip", "9|1|1|1|1|1|1|1+skip"),
+    BFLOAT16: ("12|4+skip", "9|1|1|1|1|1|1|1+skip", "rebased:8|5+skip", "rebased:4|2|1|1|1|1+skip"),
+    E4M3FN: ("5|3+skip", "5|1|1|1+skip", "4|4+skip", "rebased:4|3+skip"),
+    E5M2: ("6|2+skip", "6|1|1+skip", "rebased:4|1|1+skip"),
 }
-RULES = ("full", "alignedkv", "aligned-max", "aligned-skip:threshold=6", "online")
+RULES = (
+    "full",
+    "alignedkv",
+    "aligned-max",
+    "aligned-skip:threshold=6",
+    "online",
+    "certified:tolerance=0.01",
+    "certified:tolerance=0.1,relative=0",
+    "budget:saving=0.3",
+)
 LONG_TOKENS = 100_000
 MARGIN = 1 + 2.0**-20
 """An error in binary64 may exceed a bound that is attained by its own rounding."""
@@ -98,12 +110,26 @@ class Found:
         )
 
 
-def _codes(x: NDArray[Any], fmt: Format) -> NDArray[np.uint16]:
-    limit = (2 - 2.0**-fmt.trailing_significand_bits) * 2.0 ** (fmt.bias if fmt == BINARY16 else 30)
+LARGEST_EXPONENTS = {BFLOAT16: 30}
+"""Where products of any two numbers would overflow binary32."""
+
+
+def _codes(x: NDArray[Any], fmt: Format) -> NDArray[Any]:
+    limit = min(fmt.largest, 2.0 ** (LARGEST_EXPONENTS.get(fmt, fmt.emax) + 1) - 1)
     exact = round_to_format(np.clip(np.asarray(x, np.float64), -limit, limit), fmt)
     if fmt == BINARY16:
         return exact.astype(np.float16).view(np.uint16)
-    return (exact.astype(np.float32).view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+    if fmt == BFLOAT16:
+        return (exact.astype(np.float32).view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+    magnitudes = np.arange(fmt.largest_code + 1, dtype=fmt.code_dtype)
+    sign = np.signbit(exact).astype(fmt.code_dtype) << (fmt.total_bits - 1)
+    codes: NDArray[Any] = np.searchsorted(to_binary32(magnitudes, fmt), np.abs(exact)).astype(fmt.code_dtype)
+    return codes | sign.astype(fmt.code_dtype)
+
+
+def _sign(fmt: Format) -> Any:  # noqa: ANN401 - a NumPy integer
+    """Return the code of minus zero: of the type of codes, so that it keeps theirs."""
+    return fmt.code_dtype.type(1 << (fmt.total_bits - 1))
 
 
 Arrays = tuple["NDArray[Any]", "NDArray[Any]", "NDArray[Any]"]
@@ -118,20 +144,20 @@ def _plain(rng: np.random.Generator, fmt: Format, n: int, dim: int, group: int) 
 def _conspiring(rng: np.random.Generator, fmt: Format, n: int, dim: int, group: int) -> Arrays:
     """Unread bits that all push the same way: low bits of keys follow the sign of the query, those of values one sign."""
     k, v, q = _plain(rng, fmt, n, dim, group)
-    low = np.uint16((1 << int(rng.integers(1, fmt.trailing_significand_bits + 1))) - 1)
+    low = fmt.code_dtype.type((1 << int(rng.integers(1, fmt.trailing_significand_bits + 1))) - 1)
     up = rng.random(n) < rng.choice([0, 0.5, 1])
-    positive = ((q[0, -1] ^ k) >> 15) == up[:, None]
-    k = np.where(positive, k | low, k & ~low).astype(np.uint16)
-    v = np.where((v >> 15) == up[:, None], v | low, v & ~low).astype(np.uint16)
+    positive = ((q[0, -1] ^ k) >= _sign(fmt)) == up[:, None]
+    k = _finite(np.where(positive, k | low, k & ~low), fmt)
+    v = _finite(np.where((v >= _sign(fmt)) == up[:, None], v | low, v & ~low), fmt)
     return k, v, np.broadcast_to(q[:, -1:], q.shape).copy()
 
 
 def _cancelling(rng: np.random.Generator, fmt: Format, n: int, dim: int, group: int) -> Arrays:
     k, v, q = _plain(rng, fmt, n, dim, group)
     half = dim // 2
-    k[:, half : 2 * half] = k[:, :half] ^ 0x8000
+    k[:, half : 2 * half] = k[:, :half] ^ _sign(fmt)
     q[..., half : 2 * half] = q[..., :half]
-    v[n // 2 : n // 2 * 2] = v[: n // 2] ^ 0x8000
+    v[n // 2 : n // 2 * 2] = v[: n // 2] ^ _sign(fmt)
     return k, v, q
 
 
@@ -148,12 +174,12 @@ def _one_hot(rng: np.random.Generator, fmt: Format, n: int, dim: int, group: int
 
 def _subnormal(rng: np.random.Generator, fmt: Format, n: int, dim: int, group: int) -> Arrays:
     k, v, q = _plain(rng, fmt, n, dim, group)
-    mask = np.uint16(0x8000 | ((1 << fmt.trailing_significand_bits) - 1))
-    return k & mask, np.where(rng.random(v.shape) < 0.7, v & mask, v).astype(np.uint16), q
+    mask = _sign(fmt) | fmt.code_dtype.type((1 << fmt.trailing_significand_bits) - 1)
+    return k & mask, np.where(rng.random(v.shape) < 0.7, v & mask, v), q
 
 
 def _any_exponent(rng: np.random.Generator, fmt: Format, n: int, dim: int, group: int) -> Arrays:
-    low, high = (-24.0, 15.0) if fmt == BINARY16 else (-60.0, 28.0)
+    low, high = (-60.0, 28.0) if fmt == BFLOAT16 else (fmt.emin - float(fmt.trailing_significand_bits), float(fmt.emax))
     reach = rng.uniform(0.1, 1)
     shapes = ((n, dim), (n, dim), (group, n, dim))
     parts = (rng.choice([-1.0, 1.0], s) * 2.0 ** (rng.uniform(low, high, s) * reach) for s in shapes)
@@ -161,11 +187,17 @@ def _any_exponent(rng: np.random.Generator, fmt: Format, n: int, dim: int, group
 
 
 def _any_code(rng: np.random.Generator, fmt: Format, n: int, dim: int, group: int) -> Arrays:
-    if fmt != BINARY16:  # products of any two bfloat16 codes overflow binary32
+    if fmt == BFLOAT16:  # products of any two codes overflow binary32
         return _any_exponent(rng, fmt, n, dim, group)
     shapes = ((n, dim), (n, dim), (group, n, dim))
-    codes = [rng.integers(0, 1 << 16, s, dtype=np.uint16) for s in shapes]
-    return tuple(np.where((c & 0x7C00) == 0x7C00, c & 0x83FF, c).astype(np.uint16) for c in codes)  # type: ignore[return-value]
+    return tuple(_finite(rng.integers(0, 1 << fmt.total_bits, s, dtype=fmt.code_dtype), fmt) for s in shapes)  # type: ignore[return-value]
+
+
+def _finite(codes: NDArray[Any], fmt: Format) -> NDArray[Any]:
+    """Return codes with the leading exponent bit of infinities and NaNs cleared."""
+    special = kinds(np.arange(1 << fmt.total_bits), fmt) >= Kind.INFINITY
+    leading = fmt.code_dtype.type(1 << (fmt.total_bits - 2))
+    return np.where(special[codes], codes & ~leading, codes)
 
 
 KINDS: dict[str, Callable[[np.random.Generator, Format, int, int, int], Arrays]] = {
@@ -180,10 +212,18 @@ KINDS: dict[str, Callable[[np.random.Generator, Format, int, int, int], Arrays]]
 }
 
 
+def _longer(rng: np.random.Generator, queries: NDArray[Any], fmt: Format) -> NDArray[np.uint16]:
+    """Return 8-bit queries as binary16, some of them with digits that 8 bits do not have."""
+    codes = to_binary32(queries, fmt).astype(np.float16).view(np.uint16)
+    more = rng.integers(0, 1 << (BINARY16.trailing_significand_bits - fmt.trailing_significand_bits), codes.shape)
+    longer: NDArray[np.uint16] = codes | (more * (rng.random() < 0.5)).astype(np.uint16)
+    return longer
+
+
 def make_case(seed: int, index: int, *, long: bool = False) -> tuple[HeadInputs, dict[str, Any]]:
     """Return one head and the arguments of `profile_head` for it; the same numbers give the same head."""
     rng = np.random.default_rng((seed, index))
-    fmt = BINARY16 if rng.random() < 0.7 else BFLOAT16
+    fmt = rng.choice(list(LAYOUTS), p=[0.4, 0.3, 0.2, 0.1])  # type: ignore[arg-type]
     kind = list(KINDS)[int(rng.integers(0, len(KINDS)))]
     n = LONG_TOKENS if long else int(rng.choice([1, 2, 5, 64, 65, 200, 330]))
     dim, group = int(rng.choice([1, 4, 17, 64, 128])), int(rng.choice([1, 2, 3]))
@@ -192,9 +232,11 @@ def make_case(seed: int, index: int, *, long: bool = False) -> tuple[HeadInputs,
     if long:
         repeat = rng.integers(0, 8, n)
         k, v = k[repeat], v[repeat]
-    inputs = HeadInputs(
-        k, v, q, fmt, float(rng.choice([1.0, dim**-0.5, 0.3, 0.01])), f"{kind}, seed {seed}, case {index}"
-    )
+    name = f"{kind}, {fmt.name}, seed {seed}, case {index}"
+    query_format = fmt
+    if fmt in BYTE_FORMATS and rng.random() < 0.7:
+        query_format, q = BINARY16, _longer(rng, q, fmt)
+    inputs = HeadInputs(k, v, q, fmt, float(rng.choice([1.0, dim**-0.5, 0.3, 0.01])), name, query_format)
     n_queries = q.shape[1]
     steps = rng.integers(0, n_queries, 1 if long else 40)
     visible = np.full(1, n) if long else rng.integers(1, n + 1, len(steps))

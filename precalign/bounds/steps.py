@@ -36,12 +36,16 @@ class Bounds:
         On ||o - exact||_2.
     output_relative : ndarray[float64]
         On ||o - exact||_2 / ||exact||_2: the norm's bound over (||o||_2 - the norm's bound); infinite where that is not positive.
+    moved_max, moved_norm : ndarray[float64]
+        The parts of `output_max` and `output_norm` that come from scores; the rest comes from values.
     """
 
     scores: NDArray[np.float64]
     output_max: NDArray[np.float64]
     output_norm: NDArray[np.float64]
     output_relative: NDArray[np.float64]
+    moved_max: NDArray[np.float64]
+    moved_norm: NDArray[np.float64]
 
 
 def score_bounds(
@@ -82,6 +86,12 @@ def sum_error(block: Block, n_splits: int) -> float:
     return g / (1 - g) * (1 + 2.0**-50)
 
 
+def value_rounding(block: Block) -> float:
+    """Return what the roundings of a sum over tokens do at most, relative to sum_t p_t 2^E(v_t): of products and of probabilities."""
+    n_splits = -(-block.seq_len // block.split_tokens)
+    return 2 * (gamma(block.split_tokens + n_splits) + sum_error(block, n_splits))
+
+
 def output_bounds(
     block: Block,
     probs: Sequence[NDArray[np.float32]],
@@ -103,7 +113,7 @@ def output_bounds(
     """
     n_splits = -(-block.seq_len // block.split_tokens)
     among = sum_error(block, n_splits)
-    rounding = round_up(np.array(2 * (gamma(block.split_tokens + n_splits) + among)))[()]
+    rounding = round_up(np.array(value_rounding(block)))[()]
     normalisers = []
     for p, (_, coefficients) in zip(probs, errors, strict=True):
         found = np.empty((*p.shape[:2], 2))
@@ -140,10 +150,12 @@ def _bounds(
     factor = inflation(64 + 16)
     with np.errstate(invalid="ignore", over="ignore"):
         read = direct * factor + lost
-        channels = (moved * normalisers[..., :1] * factor + read * (1 + normalisers[..., 1:])) * (1 + 2.0**-40)
+        moved = moved * normalisers[..., :1] * factor
+        channels = (moved + read * (1 + normalisers[..., 1:])) * (1 + 2.0**-40)
         channels[~np.isfinite(channels)] = np.inf
         largest, norm = channels.max(axis=-1), np.sqrt((channels**2).sum(axis=-1)) * (1 + 2.0**-40)
         wide = outputs.astype(np.float64)
         left = np.sqrt((wide**2).sum(axis=-1)) * (1 - 2.0**-40) - norm
         relative = np.where(left > 0, norm / left * (1 + 2.0**-50), np.inf)
-    return Bounds(scores, largest, norm, relative)
+        parts = moved.max(axis=-1), np.sqrt((moved**2).sum(axis=-1))
+    return Bounds(scores, largest, norm, relative, *parts)

@@ -158,6 +158,11 @@ class HeadCache:
         maxima: NDArray[Any] = window_max(by_token[: visible[-1]], first, visible)
         return maxima
 
+    def _peek(self, tokens: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+        """Return what the first level of tokens' values gives."""
+        reads: NDArray[np.float32] = self._store.value_rows[0, tokens, : self.head_dim]
+        return reads
+
     def _attend(
         self,
         queries: NDArray[Any],
@@ -177,6 +182,8 @@ class HeadCache:
                 first=first,
                 visible=visible,
                 scale=self._scale,
+                value_top_exponents=self._maxima(self._value_maximum, self._store.value_exponents, *window).max(axis=1),
+                beside_bytes=np.zeros_like(first),
             )
         )
         probs = aligned_empty((group, n_steps, -(-seen // TILE) * TILE), np.float32)
@@ -193,6 +200,8 @@ class HeadCache:
             first=first,
             visible=visible,
             split_tokens=self._split_tokens,
+            peek=self._peek,
+            value_rounding=float("nan"),  # for rules that prove what they read: `precalign.live.proven`
             scores=raw,
         )
         prepass = rule.prepass_tokens(view)

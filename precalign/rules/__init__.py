@@ -10,11 +10,15 @@ from precalign.rules.aligned_max import AlignedMax
 from precalign.rules.aligned_skip import AlignedSkip
 from precalign.rules.alignedkv import AlignedKV
 from precalign.rules.base import KeyView, Metadata, Rule, ValueView
+from precalign.rules.budget import Budget
+from precalign.rules.certified import Certified
 from precalign.rules.full import Full
 from precalign.rules.online import Online
 from precalign.rules.static import Static
 
-RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (AlignedKV, AlignedMax, AlignedSkip, Full, Online, Static)}
+RULES: dict[str, type[Rule]] = {
+    rule.name: rule for rule in (AlignedKV, AlignedMax, AlignedSkip, Budget, Certified, Full, Online, Static)
+}
 
 
 def get_rule(text: str) -> Rule:
@@ -27,6 +31,11 @@ def get_rule(text: str) -> Rule:
     """
     name, _, parameters = text.partition(":")
     rule = RULES.get(name)
+    if name == "optimal":
+        raise UsageError(
+            "optimal is a yardstick, not a rule: it divides bits, which no read can",
+            hint="every analysed rule is compared with it: optimal_bits_share",
+        )
     if rule is None:
         raise UsageError(f"unknown rule {name!r}", hint="rules: " + ", ".join(sorted(RULES)))
     kinds: dict[str, type[Any]] = {field.name: type(field.default) for field in fields(rule)}

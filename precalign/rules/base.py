@@ -12,9 +12,14 @@ from precalign.errors import UsageError
 from precalign.jit import Array, inline, kernel, reinterpret
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
+    from precalign.bounds import Bounds
     from precalign.layouts import Layout
+
+    Peek = Callable[[NDArray[np.integer]], NDArray[np.float32]]
 
 
 NEVER = 1 << 30
@@ -38,6 +43,12 @@ class KeyView:
         A step sees tokens [first, visible).
     scale : float
         Of the scores.
+    value_top_exponents : ndarray[int8 or int16], (n_steps,)
+        The largest E(v_tc) that a step sees; a rule that uses it reads the maxima of `Metadata.value_tokens` or `value_channels`.
+    beside_bytes : ndarray[int64], (n_steps,)
+        What a step reads beside the planes of a rebased layout, the token references in it where the rule's metadata are those; 0 for other layouts.
+    previous : Attempt or None
+        Where a rule is asked again: what its last attempt at these steps read and found.
     """
 
     layout: Layout
@@ -47,6 +58,28 @@ class KeyView:
     first: NDArray[np.int64]
     visible: NDArray[np.int64]
     scale: float
+    value_top_exponents: NDArray[np.signedinteger]
+    beside_bytes: NDArray[np.int64]
+    previous: Attempt | None = None
+
+
+@dataclass(frozen=True)
+class KeyReading:
+    """What the keys were read with, and what is proven of it.
+
+    Attributes
+    ----------
+    view : KeyView
+        What was known when their levels were decided.
+    levels : ndarray[uint8], (n_steps, head_dim)
+    log_errors : ndarray[float32], (group, n_steps, seq_len)
+        Proven bounds on the logarithms of the weights, from the bits of the keys that were read (`precalign.bounds`): one more
+        sum over channels beside each score. Defined where a step sees the token.
+    """
+
+    view: KeyView
+    levels: NDArray[np.uint8]
+    log_errors: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -71,6 +104,12 @@ class ValueView:
         Tokens of a split in the stated order.
     scores : ndarray[float32], (group, n_steps, seq_len), or None
         The reduced scores, for a rule with `reads_scores`.
+    peek : function
+        What the first level of the values of tokens (n_steps, n) gives, float32 (n_steps, n, head_dim): for those of `Rule.prepass_tokens`, which are counted.
+    value_rounding : float
+        What the roundings of the sums over tokens do at most, relative to 2^E(v): `precalign.bounds`.
+    keys : KeyReading or None
+        What came before; None where a caller reads no keys.
     """
 
     layout: Layout
@@ -81,7 +120,38 @@ class ValueView:
     first: NDArray[np.int64]
     visible: NDArray[np.int64]
     split_tokens: int
+    peek: Peek
+    value_rounding: float
     scores: NDArray[np.float32] | None = None
+    keys: KeyReading | None = None
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What a rule's decision led to: a kernel has it once the output is computed.
+
+    Attributes
+    ----------
+    number : int
+        1 for the first attempt at these steps.
+    key_levels : ndarray[uint8], (n_steps, head_dim)
+    value_levels : ndarray[uint8], (n_steps, seq_len)
+    output_norms : ndarray[float64], (group, n_steps)
+        2-norm over channels.
+    bounds : Bounds
+        Proven, and the parts that scores and values have in it.
+    """
+
+    number: int
+    key_levels: NDArray[np.uint8]
+    value_levels: NDArray[np.uint8]
+    output_norms: NDArray[np.float64]
+    bounds: Bounds
+
+    def __getitem__(self, steps: NDArray[np.int64]) -> Attempt:
+        bounds = type(self.bounds)(*(getattr(self.bounds, f.name)[:, steps] for f in fields(self.bounds)))
+        levels = self.key_levels[steps], self.value_levels[steps]
+        return Attempt(self.number, *levels, self.output_norms[:, steps], bounds)
 
 
 @dataclass(frozen=True)
@@ -145,6 +215,14 @@ class Rule(ABC):
         """
         del view
         return None
+
+    def accepts(self, attempt: Attempt) -> NDArray[np.bool_]:
+        """Return whether a step may end with what was read, (n_steps,).
+
+        Where not, the rule is asked again, with `previous` set, and all that the attempt has read counts as pre-pass: values always, keys unless
+        the next attempt leaves their levels as they are.
+        """
+        return np.ones(len(attempt.key_levels), np.bool_)
 
     def __str__(self) -> str:
         changed = (f for f in fields(self) if getattr(self, f.name) != f.default)

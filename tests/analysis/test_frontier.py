@@ -93,6 +93,7 @@ def test_figures_are_those_of_analyze(frontier, tables):
             )
             assert (getattr(row, unit), getattr(row, f"full_{unit}")) == (read, full)
             assert getattr(row, f"{unit}_saving") == 1 - read / full
+        assert row.optimal_bits <= row.bits
         assert row.bits == (steps.key_ideal_bits + steps.value_ideal_bits).sum()
         assert row.key_bits_mean * steps.full_ideal_bits.sum() / 32 == pytest.approx(steps.key_ideal_bits.sum())
         for name, quantile in (("median", 0.5), ("p99", 0.99), ("max", 1.0)):
@@ -101,9 +102,9 @@ def test_figures_are_those_of_analyze(frontier, tables):
             assert proven == pytest.approx(nearest_rank(errors[BOUND].to_numpy(), quantile), rel=1e-3)
 
 
-def brute_front(savings, errors, eligible):
+def brute_front(savings, errors):
     n = range(len(savings))
-    ok = [i for i in n if eligible[i] and math.isfinite(errors[i])]
+    ok = [i for i in n if math.isfinite(errors[i])]
 
     def beaten(i):
         return any(
@@ -118,9 +119,7 @@ def test_fronts_by_brute_force(frontier):
     for _, scope in frontier.groupby(["scope", "layer", "kv_head"], dropna=False):
         for unit in UNITS:
             for name, column in FRONTS.items():
-                expected = brute_front(
-                    scope[f"{unit}_saving"].tolist(), scope[column].tolist(), (~scope.yardstick).tolist()
-                )
+                expected = brute_front(scope[f"{unit}_saving"].tolist(), scope[column].tolist())
                 assert scope[f"on_front_{unit}_{name}"].tolist() == expected
                 assert any(expected)
 
@@ -130,8 +129,7 @@ def test_fronts_with_ties_and_infinities():
     for _ in range(300):
         n = int(rng.integers(0, 12))
         savings, errors = rng.integers(0, 5, n) / 4, rng.choice([1.0, 2.0, 3.0, np.inf, np.nan], n)
-        eligible = rng.random(n) < 0.8
-        assert pareto(savings, errors, eligible).tolist() == brute_front(savings, errors, eligible)
+        assert pareto(savings, errors).tolist() == brute_front(savings, errors)
 
 
 LIMITED = {"median": ["error_median"], "p99": ["error_p99"], "both": ["error_median", "error_p99"]}

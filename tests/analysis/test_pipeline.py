@@ -182,7 +182,7 @@ def test_ratios_follow_from_the_counts_beside_them(result, table):
         expected = {f"{kind}_bits_mean": row[f"{kind}_ideal_bits"] / numbers for kind in ("key", "value")}
         expected |= {f"{kind}_wasted_bits_mean": row[f"{kind}_wasted_bits"] / numbers for kind in ("key", "value")}
         expected["bits_saving"] = 1 - (row["key_ideal_bits"] + row["value_ideal_bits"]) / row["full_ideal_bits"]
-        for unit in ("bytes", "sectors", "lines"):
+        for unit in ("bytes", "sectors", "atoms", "lines"):
             read = row[f"key_{unit}"] + row[f"value_{unit}"] + row[f"metadata_{unit}"] + row[f"prepass_{unit}"]
             full = row[f"full_key_{unit}"] + row[f"full_value_{unit}"]
             expected[f"{unit}_saving"] = 1 - read / full

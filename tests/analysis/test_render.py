@@ -74,9 +74,9 @@ def test_nothing_from_a_dump_is_obeyed(results):
 
 
 def test_script_data_cannot_end_its_element():
-    from precalign.analysis.render.html import _script_json
+    from precalign.analysis.render.html import script_json
 
-    text = _script_json({"a": "</script><!--\u2028&"})
+    text = script_json({"a": "</script><!--\u2028&"})
     assert not set("<>&\u2028") & set(text)
     assert json.loads(text) == {"a": "</script><!--\u2028&"}
 

@@ -175,9 +175,9 @@ def test_reading_back_says_what_is_wrong(dump, tmp_path):
     (tmp_path / "out/steps.parquet").write_bytes((tmp_path / "out/heads.parquet").read_bytes())
     with pytest.raises(InputError, match=r"expected the table form 'precalign.steps/1', got 'precalign.heads/1'"):
         held.table("steps")
-    summary = held.summary | {"schema": "precalign.summary/2"}
+    summary = held.summary | {"schema": "precalign.summary/1"}
     (tmp_path / "out/summary.json").write_text(json.dumps(summary))
-    with pytest.raises(InputError, match=r"expected the form 'precalign.summary/1', got 'precalign.summary/2'"):
+    with pytest.raises(InputError, match=r"expected the form 'precalign.summary/2', got 'precalign.summary/1'"):
         open_result(tmp_path / "out")
     (tmp_path / "out/summary.json").write_text("{")
     with pytest.raises(InputError, match="cannot be read"):

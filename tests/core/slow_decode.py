@@ -5,6 +5,8 @@ Written from the definitions alone (docs/definitions.md, docs/architecture.md). 
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import gmpy2
 import numpy as np
 
@@ -23,7 +25,49 @@ POLYNOMIAL = [
         "0x1p0",
     )
 ]
-FIELDS = {"binary16": (5, 10), "bfloat16": (8, 7)}
+FIELDS = {
+    "binary16": (5, 10),
+    "bfloat16": (8, 7),
+    "e4m3fn": (4, 3),
+    "e5m2": (5, 2),
+    "e4m3fnuz": (4, 3),
+    "e5m2fnuz": (5, 2),
+}
+BIASES = {"binary16": 15, "bfloat16": 127, "e4m3fn": 7, "e5m2": 15, "e4m3fnuz": 8, "e5m2fnuz": 16}
+
+
+def width_of(fmt):
+    return 1 + sum(FIELDS[fmt])
+
+
+class Rebased(int):
+    """A code as a cache with rebased exponents holds it: `stored_bits` in the planes, or escaped."""
+
+    @classmethod
+    def of(cls, code, fmt, reference, stored_bits):
+        self = cls(code)
+        self.stored_bits = stored_bits
+        x = abs(Fraction(value_of(code, fmt)))
+        binades = 2 ** (stored_bits - 1 - FIELDS[fmt][1]) - 1
+        self.escaped = x != 0 and x < Fraction(2) ** (reference - binades + 1)
+        return self
+
+
+def rebased_keys(keys, fmt, stored_bits):
+    """Keys as lists; the reference of a channel is the largest exponent in its page of 64 tokens."""
+    out = []
+    for t, row in enumerate(keys):
+        page = keys[t // 64 * 64 : t // 64 * 64 + 64]
+        references = [max(exponent_of(other[d], fmt) for other in page) for d in range(len(row))]
+        out.append([Rebased.of(code, fmt, r, stored_bits) for code, r in zip(row, references, strict=True)])
+    return out
+
+
+def rebased_values(values, fmt, stored_bits):
+    return [
+        [Rebased.of(code, fmt, max(exponent_of(other, fmt) for other in row), stored_bits) for code in row]
+        for row in values
+    ]
 
 
 def fma32(a, b, c):
@@ -36,7 +80,7 @@ def fma32(a, b, c):
 
 def value_of(code, fmt):
     exponent_bits, m = FIELDS[fmt]
-    bias = (1 << (exponent_bits - 1)) - 1
+    bias, code = BIASES[fmt], int(code)
     field, trailing = (code >> m) % (1 << exponent_bits), code % (1 << m)
     magnitude = (trailing + (field > 0) * 2**m) * 2.0 ** (max(field, 1) - bias - m)
     return -magnitude if code >> (m + exponent_bits) else magnitude
@@ -44,17 +88,34 @@ def value_of(code, fmt):
 
 def exponent_of(code, fmt):
     exponent_bits, m = FIELDS[fmt]
-    return max((code >> m) % (1 << exponent_bits), 1) - (1 << (exponent_bits - 1)) + 1
+    return max((code >> m) % (1 << exponent_bits), 1) - BIASES[fmt]
 
 
 def exponent32(x):
     return max(int(np.float32(abs(x)).view(np.uint32)) >> 23, 1) - 127
 
 
-def read(code, level):
-    """The first `level` bits of a 16-bit code and the midpoint of the rest."""
-    missing = 16 - level
+def read(code, level, width=16):
+    """The first `level` bits of a code and the midpoint of the rest."""
+    missing = width - level
     return code if missing == 0 else (code >> missing << missing) | 1 << (missing - 1)
+
+
+def read_value(code, level, fmt):
+    """The number that a read of `level` bits gives, as a float; exact, because no format here is as wide as binary64."""
+    if not isinstance(code, Rebased):
+        return value_of(read(code, level, width_of(fmt)), fmt)
+    x = Fraction(value_of(code, fmt))
+    if code.escaped or x == 0 or level == code.stored_bits:
+        return value_of(code, fmt)
+    step = Fraction(2)  # the weight of the last digit that is read
+    while step > abs(x):
+        step /= 2
+    while 2 * step <= abs(x):
+        step *= 2
+    step /= 2 ** (FIELDS[fmt][1] - (code.stored_bits - level))
+    middle = (abs(x) // step + Fraction(1, 2)) * step
+    return float(middle) if x > 0 else -float(middle)
 
 
 def exp2(x):
@@ -68,13 +129,13 @@ def exp2(x):
     return np.ldexp(np.float32(y), n)
 
 
-def scores32(query, keys, levels, fmt, scale):
+def scores32(query, keys, levels, fmt, scale, query_fmt=None):
     out = []
     for row in keys:
         total = 0.0
         for q, k, level in zip(query, row, levels, strict=True):
             if level:
-                total = fma32(value_of(q, fmt), value_of(read(k, level), fmt), total)
+                total = fma32(value_of(q, query_fmt or fmt), read_value(k, level, fmt), total)
         out.append(np.float32(total) * np.float32(scale))
     return out
 
@@ -103,17 +164,17 @@ def output32(probs, values, levels, first, split, fmt):
             partial = 0.0
             for t in range(max(begin, first), min(begin + split, first + len(probs))):
                 if levels[t - first]:
-                    v = value_of(read(values[t - first][c], levels[t - first]), fmt)
+                    v = read_value(values[t - first][c], levels[t - first], fmt)
                     partial = fma32(float(probs[t - first]), v, partial)
             total = total + np.float32(partial)
         out.append(total)
     return out
 
 
-def exact_step(query, keys, values, fmt, scale):
+def exact_step(query, keys, values, fmt, scale, query_fmt=None):
     """Scores, probabilities and outputs in 150-bit arithmetic."""
     with gmpy2.context(WIDE):
-        q = [gmpy2.mpfr(value_of(code, fmt)) for code in query]
+        q = [gmpy2.mpfr(value_of(code, query_fmt or fmt)) for code in query]
         scores = [sum(a * value_of(k, fmt) for a, k in zip(q, row, strict=True)) * gmpy2.mpfr(scale) for row in keys]
         weights = [gmpy2.exp(s - max(scores)) for s in scores]
         total = sum(weights)
@@ -126,15 +187,16 @@ def exact_step(query, keys, values, fmt, scale):
 
 def narrowest(difference, levels):
     """The narrowest reading level whose dropped bits do not exceed the difference; the whole code if there is none."""
-    fitting = [level for level in levels if level and 16 - level <= difference]
-    return min(fitting, default=16)
+    fitting = [level for level in levels if level and max(levels) - level <= difference]
+    return min(fitting, default=max(levels))
 
 
-def key_rule(queries, keys, levels, fmt, guard):
+def key_rule(queries, keys, levels, fmt, guard, query_fmt=None):
     head_dim = len(keys[0])
     chosen = [0] * head_dim
     for query in queries:
-        terms = [exponent_of(query[d], fmt) + max(exponent_of(row[d], fmt) for row in keys) for d in range(head_dim)]
+        q = [exponent_of(code, query_fmt or fmt) for code in query]
+        terms = [q[d] + max(exponent_of(row[d], fmt) for row in keys) for d in range(head_dim)]
         for d in range(head_dim):
             chosen[d] = max(chosen[d], narrowest(max(terms) - terms[d] - guard, levels))
     return chosen
@@ -156,7 +218,7 @@ def published_value_rule(probs, values, levels, first, fmt, guard):
     for c in range(len(values[0])):
         estimate = 0.0
         for i in strongest(probs, first):
-            estimate = fma32(float(probs[i]), abs(value_of(read(values[i][c], lowest), fmt)), estimate)
+            estimate = fma32(float(probs[i]), abs(read_value(values[i][c], lowest, fmt)), estimate)
         margins.append(exponent32(estimate) - max(exponent_of(row[c], fmt) for row in values))
     return [narrowest(min(margins) - exponent32(p) - guard, levels) for p in probs]
 
@@ -193,20 +255,20 @@ def value_rule(name, parameters, probs, values, levels, first, fmt, scores, spli
             scores, values, levels, first, split, fmt, guard, two_pass=bool(parameters.get("two_pass", 0))
         )
     if name in ("full", "static"):
-        return [parameters.get("value_bits", 16)] * len(values)
+        return [parameters.get("value_bits", max(levels))] * len(values)
     if name == "alignedkv":
         return published_value_rule(probs, values, levels, first, fmt, guard)
     skip_at = parameters.get("threshold", 12) if name == "aligned-skip" else None
     return largest_addend_rule(probs, values, levels, fmt, guard, skip_at)
 
 
-def key_waste(queries, keys, fmt):
+def key_waste(queries, keys, fmt, query_fmt=None):
     """wasted[t][d], the smallest over the group."""
     p = FIELDS[fmt][1] + 1
     wasted = [[p] * len(keys[0]) for _ in keys]
     for query in queries:
         for row, out in zip(keys, wasted, strict=True):
-            terms = [exponent_of(q, fmt) + exponent_of(k, fmt) for q, k in zip(query, row, strict=True)]
+            terms = [exponent_of(q, query_fmt or fmt) + exponent_of(k, fmt) for q, k in zip(query, row, strict=True)]
             for d, e in enumerate(terms):
                 out[d] = min(out[d], max(terms) - e)
     return wasted
@@ -236,7 +298,8 @@ def granules(addresses, size):
 
 def count(addresses, n_bytes=None):
     addresses = set(addresses)
-    return (len(addresses) if n_bytes is None else n_bytes), granules(addresses, 32), granules(addresses, 128)
+    n_bytes = len(addresses) if n_bytes is None else n_bytes
+    return n_bytes, *(granules(addresses, size) for size in (32, 64, 128))
 
 
 def aligned(n_bytes):
@@ -277,7 +340,7 @@ def value_addresses(levels, widths, head_dim, first):
 
 def prepass_counts(probs, levels, widths, head_dim, first):
     lowest = min(level for level in levels if level)
-    total = np.zeros(3, np.int64)
+    total = np.zeros(4, np.int64)
     for head in probs:
         for i in strongest(head, first):
             for j in planes_of(lowest, widths):
@@ -285,42 +348,93 @@ def prepass_counts(probs, levels, widths, head_dim, first):
     return tuple(total.tolist())
 
 
-def prepass_of(rule, parameters, probs, levels, key_levels, widths, head_dim, first, visible):
+def prepass_of(rule, parameters, probs, levels, key_levels, widths, head_dim, first, visible, beside=None):
     if rule == "alignedkv":
         return prepass_counts(probs, levels, widths, head_dim, first)
     if rule == "online" and not parameters.get("two_pass", 0):
         newest = max(first, (visible - 1) // 64 * 64)
-        parts = count(key_addresses(key_levels, widths, newest, visible)), count(range(newest, visible))
-        return tuple(a + b for a, b in zip(*parts, strict=True))
-    return (0, 0, 0)
+        parts = [count(key_addresses(key_levels, widths, newest, visible)), count(range(newest, visible))]
+        if beside is not None:
+            parts += [count(part) for part in beside.keys(newest, visible)]
+        return tuple(sum(column) for column in zip(*parts, strict=True))
+    return (0, 0, 0, 0)
 
 
-def metadata_counts(name, head_dim, first, visible):
+class Beside:
+    """The byte addresses beside the planes of a cache with rebased exponents, array by array."""
+
+    def __init__(self, keys, values):
+        self.rows = {"keys": keys, "values": values}
+
+    def _escapes(self, what, first, visible):
+        pages = range(first // 64, (visible - 1) // 64 + 1)
+        yield [byte for page in (*pages, pages[-1] + 1) for byte in range(4 * page, 4 * page + 4)]
+        entries, n = [], 0
+        for t, row in enumerate(self.rows[what]):
+            for code in row:
+                if code.escaped:
+                    if t // 64 in pages:
+                        entries += range(4 * n, 4 * n + 4)
+                    n += 1
+        yield entries
+
+    def keys(self, first, visible):
+        head_dim = len(self.rows["keys"][0])
+        yield range(first // 64 * head_dim, ((visible - 1) // 64 + 1) * head_dim)
+        yield from self._escapes("keys", first, visible)
+
+    def values(self, first, visible):
+        yield from self._escapes("values", first, visible)
+
+
+def metadata_counts(name, head_dim, first, visible, beside=None):
     kinds = {
         "alignedkv": [range(head_dim), range(head_dim)],
         "full": [],
         "static": [],
     }.get(name, [range(head_dim), range(first, visible)])
-    return tuple(sum(column) for column in zip(*(count(kind) for kind in kinds), strict=True)) or (0, 0, 0)
+    if beside is not None:
+        kinds = [*kinds, *beside.keys(first, visible), *beside.values(first, visible)]
+        if name in ("alignedkv", "full", "static"):  # the other rules read the maxima of tokens themselves
+            kinds.append(range(first, visible))
+    return tuple(sum(column) for column in zip(*(count(kind) for kind in kinds), strict=True)) or (0, 0, 0, 0)
 
 
 def levels_of(widths, skip, fmt):
     ends = [sum(widths[: j + 1]) for j in range(len(widths))]
-    return [0] * skip + [end for end in ends if end > FIELDS[fmt][0]]
+    return [0] * skip + [end for end in ends if end >= ends[-1] - FIELDS[fmt][1]]
 
 
 def slow_step(
-    keys, values, queries, *, fmt, scale, rule, parameters, widths, skip, first, visible, split
+    keys,
+    values,
+    queries,
+    *,
+    fmt,
+    scale,
+    rule,
+    parameters,
+    widths,
+    skip,
+    first,
+    visible,
+    split,
+    query_fmt=None,
+    rebased=False,
 ):  # one name per result
     """Everything that a profile says of one step, as plain lists; `queries` is (group, head_dim)."""
-    keys, values = keys[first:visible].tolist(), values[first:visible].tolist()
-    queries, head_dim = queries.tolist(), len(keys[0])
+    keys, values, beside = keys.tolist(), values.tolist(), None
+    if rebased:
+        keys, values = rebased_keys(keys, fmt, sum(widths)), rebased_values(values, fmt, sum(widths))
+        beside = Beside(keys, values)
+    keys, values = keys[first:visible], values[first:visible]
+    queries, head_dim, full = queries.tolist(), len(keys[0]), sum(widths)
     levels = levels_of(widths, skip, fmt)
     guard = parameters.get("guard_bits", 0)
-    fixed = [parameters.get("key_bits", 16)] * head_dim
-    key_levels = fixed if rule in ("full", "static") else key_rule(queries, keys, levels, fmt, guard)
-    reduced_scores = [scores32(q, keys, key_levels, fmt, scale) for q in queries]
-    full_scores = [scores32(q, keys, [16] * head_dim, fmt, scale) for q in queries]
+    fixed = [parameters.get("key_bits", full)] * head_dim
+    key_levels = fixed if rule in ("full", "static") else key_rule(queries, keys, levels, fmt, guard, query_fmt)
+    reduced_scores = [scores32(q, keys, key_levels, fmt, scale, query_fmt) for q in queries]
+    full_scores = [scores32(q, keys, [full] * head_dim, fmt, scale, query_fmt) for q in queries]
     reduced_probs = [softmax32(s, first, split) for s in reduced_scores]
     full_probs = [softmax32(s, first, split) for s in full_scores]
     per_head = [
@@ -328,6 +442,8 @@ def slow_step(
         for p, s in zip(reduced_probs, reduced_scores, strict=True)
     ]
     value_levels = [max(column) for column in zip(*per_head, strict=True)]
+    row_bytes = head_dim * width_of(fmt) // 8
+    prepass = (levels, key_levels, widths, head_dim, first, visible, beside)
     return {
         "key_levels": key_levels,
         "value_levels": value_levels,
@@ -336,13 +452,13 @@ def slow_step(
         "reduced_probs": reduced_probs,
         "full_probs": full_probs,
         "reduced_outputs": [output32(p, values, value_levels, first, split, fmt) for p in reduced_probs],
-        "full_outputs": [output32(p, values, [16] * len(values), first, split, fmt) for p in full_probs],
-        "exact": [exact_step(q, keys, values, fmt, scale) for q in queries],
-        "key_waste": key_waste(queries, keys, fmt),
+        "full_outputs": [output32(p, values, [full] * len(values), first, split, fmt) for p in full_probs],
+        "exact": [exact_step(q, keys, values, fmt, scale, query_fmt) for q in queries],
+        "key_waste": key_waste(queries, keys, fmt, query_fmt),
         "value_waste": value_waste(full_probs, values, fmt),
         "keys": count(key_addresses(key_levels, widths, first, visible)),
         "values": count(value_addresses(value_levels, widths, head_dim, first)),
-        "full": count(range(first * head_dim * 2, visible * head_dim * 2)),
-        "prepass": prepass_of(rule, parameters, reduced_probs, levels, key_levels, widths, head_dim, first, visible),
-        "metadata": metadata_counts(rule, head_dim, first, visible),
+        "full": count(range(first * row_bytes, visible * row_bytes)),
+        "prepass": prepass_of(rule, parameters, reduced_probs, *prepass),
+        "metadata": metadata_counts(rule, head_dim, first, visible, beside),
     }

@@ -85,7 +85,6 @@ def test_levels():
         ("8|4", BINARY16, UsageError, "add up to the 16 bits"),
         ("8|8|0", BINARY16, UsageError, "at least 1"),
         ("eight", BINARY16, UsageError, "not a list"),
-        ("rebased:8|5", BFLOAT16, UnavailableError, "rebased"),
         ("16|16", BINARY32, UnavailableError, "binary32"),
     ],
 )

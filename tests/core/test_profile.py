@@ -59,6 +59,8 @@ def compare(inputs, queries, first, visible, rule_text, layout_text, *, split=25
             first=int(low),
             visible=int(high),
             split=split,
+            query_fmt=inputs.outside_format.name,
+            rebased=layout.rebased,
         )
         for query, low, high in zip(*steps, strict=True)
     ]
@@ -114,7 +116,7 @@ def check_reads(profile, slow, steps, layout, inputs):
         assert traffic["value_ideal_bits"][i] == sum(step["value_levels"]) * head_dim
         names = {"key": "keys", "value": "values", "full_key": "full", "full_value": "full"}
         for what in ("key", "value", "full_key", "full_value", "prepass", "metadata"):
-            found = tuple(traffic[f"{what}_{unit}"][i] for unit in ("bytes", "sectors", "lines"))
+            found = tuple(traffic[f"{what}_{unit}"][i] for unit in ("bytes", "sectors", "atoms", "lines"))
             assert found == step[names.get(what, what)], what
     np.testing.assert_array_equal(profile.value_token_level_steps, by_token)
     np.testing.assert_array_equal(profile.key_channel_level_steps, by_channel)
@@ -182,7 +184,7 @@ def check_errors(profile, slow, steps, inputs):
             assert profile.output_error_vs_full[i, h] == pytest.approx(relative(reduced_o, full_o), **near)
             assert profile.output_error_vs_exact[i, h] == pytest.approx(relative(reduced_o, outputs), **near)
             assert profile.full_read_error_vs_exact[i, h] == pytest.approx(relative(full_o, outputs), **near)
-            nearest = [rounded(x, inputs.format) for x in outputs]
+            nearest = [rounded(x, inputs.outside_format) for x in outputs]
             assert profile.rounding_error[i, h] == pytest.approx(relative(nearest, outputs), **near)
             largest = max(abs(float(a) - float(b)) for a, b in zip(reduced_o, outputs, strict=False))
             assert profile.output_max_error_vs_exact[i, h] == pytest.approx(largest, **near)

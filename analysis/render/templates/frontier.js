@@ -17,13 +17,11 @@
 
   function family(name, scope, x, y) {
     const chosen = data.family.map((_, i) => i).filter((i) => data.family[i] === name && !data.reference[i] && x[i] > 0);
-    const limit = chosen.length > 0 && data.yardstick[chosen[0]];
-    if (limit) chosen.sort((a, b) => x[a] - x[b]);
     const c = palette[families.indexOf(name) % palette.length];
     return {
-      type: "scatter", mode: limit ? "lines" : "markers", name: limit ? name + " (limit)" : name, x: chosen.map((i) => x[i]), y: chosen.map((i) => percent(y[i])),
+      type: "scatter", mode: "markers", name, x: chosen.map((i) => x[i]), y: chosen.map((i) => percent(y[i])),
       marker: { color: c, size: 7, opacity: 0.75, symbol: chosen.map((i) => symbols[layouts.indexOf(data.layout[i]) % symbols.length]) },
-      line: { color: c, width: 1.5, dash: "dash" }, text: chosen.map((i) => hover(scope, i)), hovertemplate: "%{text}<extra></extra>",
+      text: chosen.map((i) => hover(scope, i)), hovertemplate: "%{text}<extra></extra>",
     };
   }
 
@@ -44,9 +42,15 @@
       type: "scatter", mode: "markers", name: data.rule[reference] + " (published)", x: [x[reference]], y: [percent(y[reference])],
       marker: { symbol: "star", size: 17, color: "#d62728", line: { color: ink, width: 1 } }, text: [hover(scope, reference)], hovertemplate: "%{text}<extra></extra>",
     });
+    const limits = scope.optimal_bits_saving;
+    if (unit === "bits") traces.push({
+      type: "scatter", mode: "markers", name: "limit at the same worst-case error", x: onFront.map((i) => x[i]), y: onFront.map((i) => percent(limits[i])),
+      marker: { symbol: "x-thin", size: 8, line: { color: ink, width: 1.5 } }, text: onFront.map((i) => hover(scope, i)), hovertemplate: "at most %{y:.1f} % where<br>%{text}<extra></extra>",
+    });
+    const tops = unit === "bits" ? y.concat(limits) : y;
     const shown = x.filter((v, i) => v > 0 && y[i] > 0.002 && v < 1).map(Math.log10);
     const range = shown.length ? [Math.min(...shown) - 0.2, Math.max(...shown) + 0.2] : undefined;
-    const high = Math.max(...y.filter((v, i) => x[i] > 0 && x[i] < 1).map(percent), 1);
+    const high = Math.max(...tops.filter((v, i) => x[i % x.length] > 0 && x[i % x.length] < 1).map(percent), 1);
     draw("frontier", traces, {
       xaxis: { title: { text: { median: "relative output error, median", p99: "relative output error, 99th percentile", bound: "proven bound of the relative output error, median" }[error] }, type: "log", exponentformat: "power", range },
       yaxis: { title: { text: "saving in " + unit + " (%)" }, range: [Math.min(0, ...y.map(percent)) < 0 ? -3 : -1, high * 1.08] },

@@ -31,7 +31,7 @@
   }
 
   function savings(held) {
-    const names = { bits: "ideal bits", bytes: "bytes", sectors: "32-byte sectors", lines: "128-byte lines", step_bytes: "bytes of the step" };
+    const names = { bits: "ideal bits", bytes: "bytes", sectors: "32-byte sectors", atoms: "64-byte atoms", lines: "128-byte lines", step_bytes: "bytes of the step" };
     const keys = Object.keys(names);
     draw("savings", [{
       type: "bar", x: keys.map((k) => names[k]), y: keys.map((k) => 100 * held.savings[k]), marker: { color: colour.key },
