@@ -1,6 +1,6 @@
 """One kv head of a live cache for rules that prove what they read, and for rebased layouts: each block of steps as an analysis takes it.
 
-Nothing is kept but codes, so a decode step costs as much as analysing it: hundreds of times what `HeadCache` takes.
+Nothing is kept but codes, so a decode step costs as much as analysing it, far more than what `HeadCache` takes.
 """
 
 from __future__ import annotations
