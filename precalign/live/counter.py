@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from precalign.layouts import Layout
     from precalign.rules import Rule
+    from precalign.traffic import StepTraffic
 
 KEPT_STEPS = 64
 
@@ -41,6 +42,25 @@ class Decision:
     prepass: NDArray[np.int32] | None
 
 
+@dataclass(frozen=True)
+class Tally:
+    """What a block of decode steps of one kv head has read.
+
+    Attributes
+    ----------
+    first, visible : ndarray[int64], (n_steps,)
+    traffic : StepTraffic
+    key_channels, value_tokens : ndarray[int64], (n_steps, n_levels)
+        Channels, and visible tokens, read at each level.
+    """
+
+    first: NDArray[np.int64]
+    visible: NDArray[np.int64]
+    traffic: StepTraffic
+    key_channels: NDArray[np.int64]
+    value_tokens: NDArray[np.int64]
+
+
 class Counter:
     """Sums over decode steps of one kv head, under the names that result tables use (docs/results.md).
 
@@ -57,8 +77,11 @@ class Counter:
         self._n_kept = 0
         self._totals: dict[str, int] = {}
 
-    def add(self, decision: Decision) -> None:
+    def add(self, decision: Decision | Tally) -> None:
         """Count a block of steps, now or with those that follow."""
+        if isinstance(decision, Tally):
+            self.tally(decision)
+            return
         self._kept.append(decision)
         self._n_kept += len(decision.first)
         if self._n_kept >= KEPT_STEPS:
@@ -89,14 +112,18 @@ class Counter:
             *window,
             one_pass=self._rule.one_pass,
         )
-        tokens = int((joined.visible - joined.first).sum())
-        counted = {name: int(counts.sum()) for name, counts in traffic.columns().items()}
-        counted["steps"] = len(joined.first)
-        counted["full_ideal_bits"] = 2 * tokens * self._head_dim * self._layout.format.total_bits
+        self.tally(Tally(*window, traffic, key_channels, value_tokens))
+
+    def tally(self, counted: Tally) -> None:
+        """Add steps whose traffic is known."""
+        tokens = int((counted.visible - counted.first).sum())
+        counts = {name: int(part.sum()) for name, part in counted.traffic.columns().items()}
+        counts["steps"] = len(counted.first)
+        counts["full_ideal_bits"] = 2 * tokens * self._head_dim * self._layout.format.total_bits
         for level, bits in enumerate(self._layout.levels):
-            counted[f"key_channels_at_{bits}_bits"] = int(key_channels[:, level].sum())
-            counted[f"value_tokens_at_{bits}_bits"] = int(value_tokens[:, level].sum())
-        self._totals = add_counts(self._totals, counted)
+            counts[f"key_channels_at_{bits}_bits"] = int(counted.key_channels[:, level].sum())
+            counts[f"value_tokens_at_{bits}_bits"] = int(counted.value_tokens[:, level].sum())
+        self._totals = add_counts(self._totals, counts)
 
 
 def add_counts(totals: dict[str, int], more: dict[str, int]) -> dict[str, int]:

@@ -11,8 +11,7 @@ from precalign.decode.codes import all_finite, exponents, to_binary32
 from precalign.decode.output import add_outputs
 from precalign.decode.scores import TILE, scores
 from precalign.decode.softmax import softmax
-from precalign.errors import InputError, UnavailableError
-from precalign.formats import BFLOAT16, BINARY16
+from precalign.errors import InputError
 from precalign.live.counter import Decision
 from precalign.live.store import Store
 from precalign.memory import aligned_empty
@@ -57,8 +56,6 @@ class HeadCache:
     ------
     UsageError
         If the rule needs a level that the layout has not.
-    UnavailableError
-        If the rule decides by proven bounds, or the layout is rebased or of 8-bit floats.
     """
 
     def __init__(
@@ -73,7 +70,6 @@ class HeadCache:
         name: str = "head",
     ) -> None:
         rule.check(layout)
-        _check_live(rule, layout)
         self.layout, self.rule, self.head_dim, self.window, self.name = layout, rule, head_dim, window, name
         self.seq_len = 0
         self._scale, self._split_tokens = scale, split_tokens
@@ -163,8 +159,9 @@ class HeadCache:
         return maxima
 
     def _peek(self, tokens: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-        """Return what the first level gives of tokens (n_steps, n), (n_steps, n, head_dim)."""
-        return self._store.value_rows[0, tokens, : self.head_dim]
+        """Return what the first level of tokens' values gives."""
+        reads: NDArray[np.float32] = self._store.value_rows[0, tokens, : self.head_dim]
+        return reads
 
     def _attend(
         self,
@@ -176,7 +173,6 @@ class HeadCache:
         layout, rule, window = self.layout, self.rule, (first, visible)
         seen, (group, n_steps, _) = int(visible[-1]), queries.shape
         values32 = to_binary32(queries, layout.format)
-        value_maxima = self._maxima(self._value_maximum, self._store.value_exponents, *window)
         key_levels = rule.key_levels(
             KeyView(
                 layout=layout,
@@ -186,7 +182,7 @@ class HeadCache:
                 first=first,
                 visible=visible,
                 scale=self._scale,
-                value_top_exponents=value_maxima.max(axis=1),
+                value_top_exponents=self._maxima(self._value_maximum, self._store.value_exponents, *window).max(axis=1),
                 beside_bytes=np.zeros_like(first),
             )
         )
@@ -198,14 +194,14 @@ class HeadCache:
         view = ValueView(
             layout=layout,
             probs=probs,
-            value_max_exponents=value_maxima,
+            value_max_exponents=self._maxima(self._value_maximum, self._store.value_exponents, *window),
             token_max_exponents=self._store.token_maxima[:seen],
             values=self._store.values[:seen],
             first=first,
             visible=visible,
             split_tokens=self._split_tokens,
             peek=self._peek,
-            value_rounding=0.0,
+            value_rounding=float("nan"),  # for rules that prove what they read: `precalign.live.proven`
             scores=raw,
         )
         prepass = rule.prepass_tokens(view)
@@ -215,18 +211,6 @@ class HeadCache:
         add_outputs(self._store.value_rows, self._row_of_level, value_levels, probs, *where, out)
         record(Decision(first, visible, key_levels, value_levels[:, :seen], prepass))
         return out[..., : self.head_dim]
-
-
-def _check_live(rule: Rule, layout: Layout) -> None:
-    if rule.reads_bounds:
-        raise UnavailableError(
-            f"rule {rule} decides by proven bounds, which live caches do not compute",
-            hint="`precalign analyze` applies it to a dump; `precalign capture` makes one",
-        )
-    if layout.rebased or layout.format not in (BINARY16, BFLOAT16):
-        raise UnavailableError(
-            f"live caches are binary16 or bfloat16 in plain planes, not {layout.format.name} {layout.name}"
-        )
 
 
 def _uniform(levels: NDArray[np.uint8]) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 
 from precalign.live.counter import Counter
 from precalign.live.head import HeadCache
+from precalign.live.proven import ProvenHead, needs_proof
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,7 +93,7 @@ class EmulatedLayer:
         self._counters = [Counter(rules.layout, rule, shape.head_dim, shape.group) for rule in rules.rules]
         self._heads = [
             [
-                HeadCache(
+                (ProvenHead if needs_proof(rule, rules.layout) else HeadCache)(
                     rules.layout,
                     rule,
                     shape.head_dim,

@@ -123,8 +123,8 @@ class PlaneLayer:
                 first=np.zeros_like(visible),
                 visible=visible,
                 split_tokens=self._rules.split_tokens,
-                peek=lambda tokens: np.empty((*tokens.shape, 0), np.float32),
-                value_rounding=0.0,
+                peek=lambda tokens: np.zeros((*tokens.shape, self.shape.head_dim), np.float32),
+                value_rounding=float("nan"),
             )
         )
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from precalign.jit import Array, fma, inline, kernel
-from precalign.rebase import escaped_values, read_binary32
 from precalign.rules.aligned_keys import aligned_key_levels
 from precalign.rules.base import NEVER, KeyView, Metadata, Rule, ValueView, levels_by_probability, prob_exponent
 
@@ -80,12 +79,10 @@ def output_margins(probs: Array, tokens: Array, values: Array, value_max_exponen
 
 def _first_reads(view: ValueView, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
     """Return |v_tc| at the first level where `tokens` names the token, (seq_len, head_dim); undefined elsewhere."""
-    layout, wanted = view.layout, np.zeros(len(view.values), bool)
+    wanted = np.zeros(len(view.values), np.bool_)
     wanted[tokens[tokens >= 0]] = True
     reads = np.empty(view.values.shape, np.float32)
-    values = view.values[wanted]
-    escaped = escaped_values(values, layout) if layout.rebased else None
-    reads[wanted] = np.abs(read_binary32(values, layout, layout.first_read, escaped))
+    reads[wanted] = np.abs(view.peek(np.flatnonzero(wanted)))
     return reads
 
 
@@ -121,8 +118,7 @@ class AlignedKV(Rule):
         """Align each token's values to the expected output."""
         layout = view.layout
         tokens = self.prepass_tokens(view) if prepass is None else prepass
-        first_reads = _first_reads(view, tokens)
-        margins = output_margins(view.probs, tokens, first_reads, view.value_max_exponents)
+        margins = output_margins(view.probs, tokens, _first_reads(view, tokens), view.value_max_exponents)
         dropped = (layout.dropped_bits[layout.first_read : -1] + self.guard_bits).astype(np.int32)
         levels = np.empty(view.probs.shape[1:], np.uint8)
         offsets = np.zeros(len(view.token_max_exponents), np.int32)

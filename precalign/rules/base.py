@@ -180,8 +180,6 @@ class Rule(ABC):
     metadata: ClassVar[Metadata] = Metadata()
     needs_skip: ClassVar[bool] = False
     reads_scores: ClassVar[bool] = False
-    reads_bounds: ClassVar[bool] = False
-    """Whether it decides by proven bounds, or may be asked again (`accepts`); only the analysis of a dump computes those."""
 
     @property
     def one_pass(self) -> bool:

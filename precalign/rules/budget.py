@@ -42,7 +42,6 @@ class Budget(Rule):
 
     name = "budget"
     metadata = Metadata(key_channels=True, value_tokens=True)
-    reads_bounds = True
 
     saving: float = 0.25
     spread: float = 1.0

@@ -116,7 +116,6 @@ class Certified(Rule):
 
     name = "certified"
     metadata = Metadata(key_channels=True, value_tokens=True)
-    reads_bounds = True
 
     tolerance: float = 0.01
     relative: int = 1

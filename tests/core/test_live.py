@@ -15,6 +15,7 @@ from precalign.live.counter import Counter
 from precalign.live.head import HeadCache
 from precalign.live.layer import EmulatedLayer, LayerRules, LayerShape
 from precalign.live.planes import PlaneLayer
+from precalign.live.proven import needs_proof
 from precalign.profile import profile_head
 from precalign.rules import get_rule
 
@@ -41,7 +42,24 @@ def profiled(keys, values, queries, rule, layout, window):
     first = np.zeros(TOKENS, np.int64) if window is None else np.maximum(visible - window, 0)
     steps = {"steps": np.arange(TOKENS), "visible": visible, "first": first}
     profile = profile_head(inputs, **steps, rules=[rule], layout=layout)[0]
+    if needs_proof(rule, layout):
+        return profile, None
     return profile, outputs(inputs, rule, layout, Steps(np.arange(TOKENS), first, visible))
+
+
+@pytest.mark.parametrize("text", ["certified:tolerance=0.02", "budget:saving=0.3"])
+def test_rules_that_prove_what_they_read_equal_the_profile(text):
+    """Counts of all positions at once, second attempts among them, and one step at a time."""
+    rule, (keys, values, queries) = get_rule(text), case(BINARY16)
+    layout = default_layout(BINARY16, skip=rule.needs_skip)
+    profile, _ = profiled(keys, values, queries, rule, layout, None)
+    layer = EmulatedLayer(LayerShape(0, GROUP, 1, DIM, 0.2), LayerRules(layout, 256, (rule,)), 1)
+    layer.append(keys[None, None], values[None, None])
+    at_once = layer.attend(queries[None])
+    check_counts(layer.totals()[0], profile, layout)
+    last = EmulatedLayer(LayerShape(0, GROUP, 1, DIM, 0.2), LayerRules(layout, 256, (rule,)), 1)
+    last.append(keys[None, None], values[None, None])
+    assert np.array_equal(last.attend(queries[None, :, -1:])[:, :, 0], at_once[:, :, -1])
 
 
 def outputs(inputs, rule, layout, steps):
