@@ -100,8 +100,8 @@ def _stochastic(significand: Array, shift: Array, random: Array, random_bits: Ar
     return quotient + (1 if draw < fraction else 0)
 
 
-def _loops(bits: int) -> tuple[Any, Any]:  # noqa: C901, PLR0915 - numba sees helpers as closures only
-    """Make the kernels for sources of 32 or 64 bits.
+def _codes(bits: int) -> tuple[Any, Any]:  # noqa: C901, PLR0915 - numba sees helpers as closures only
+    """Make what kernels for sources of 32 or 64 bits do with one number.
 
     numba computes with 64 bits whatever the operands; every step is cut back to the width of the source, so that LLVM sees
     lanes of that width, and shifts are masked, so that it may narrow them.
@@ -171,46 +171,84 @@ def _loops(bits: int) -> tuple[Any, Any]:  # noqa: C901, PLR0915 - numba sees he
         inward = mode in (RTZ, RTO) or (mode == RUP and negative) or (mode == RDN and not negative)
         return finish(integer(quotient + base), magnitude, negative, inward, to)
 
-    # One loop per mode: with the mode a constant the body has no branch and becomes SIMD code.
-    @kernel
-    def encode(source: Array, mode: int, to: Rounding, out: Array) -> None:  # noqa: C901 - one flat loop per mode
-        if mode == RNE:
-            for i in range(len(source)):
-                out[i] = one_code(source[i], RNE, to)
-        elif mode == RNA:
-            for i in range(len(source)):
-                out[i] = one_code(source[i], RNA, to)
-        elif mode == RTZ:
-            for i in range(len(source)):
-                out[i] = one_code(source[i], RTZ, to)
-        elif mode == RUP:
-            for i in range(len(source)):
-                out[i] = one_code(source[i], RUP, to)
-        elif mode == RDN:
-            for i in range(len(source)):
-                out[i] = one_code(source[i], RDN, to)
-        else:
-            for i in range(len(source)):
-                out[i] = one_code(source[i], RTO, to)
-
-    @kernel
-    def encode_stochastic(source: Array, first: int, seed: int, random_bits: int, to: Rounding, out: Array) -> None:
+    @inline
+    def one_stochastic(x: Array, index: Array, seed: Array, random_bits: Array, to: Rounding) -> Array:
         inward = False  # beyond the largest number SR rounds away from zero
+        magnitude, significand, shift, base = parts(x, to)
+        negative = unsigned(x >> sign_shift) != unsigned(0)
+        quotient = np.int64(significand) << np.int64(max(0, -shift))
+        if shift > 0:
+            random = _random(index, seed)
+            quotient = _stochastic(np.int64(significand), np.int64(shift), random, np.int64(random_bits))
+        return finish(integer(integer(quotient) + base), magnitude, negative, inward, to)
+
+    return one_code, one_stochastic
+
+
+# numba keys a cached kernel by what its closure holds, and a compiled helper is another object in every process: helpers
+# that kernels use must be globals, else each process compiles them anew.
+_code32, _stochastic32 = _codes(32)
+_code64, _stochastic64 = _codes(64)
+
+
+@kernel
+def encode32(source: Array, mode: int, to: Rounding, out: Array) -> None:  # noqa: C901 - one flat loop per mode
+    """Write the codes of binary32 codes. With the mode a constant, the body of its loop has no branch and becomes SIMD code."""
+    if mode == RNE:
         for i in range(len(source)):
-            magnitude, significand, shift, base = parts(source[i], to)
-            negative = unsigned(source[i] >> sign_shift) != unsigned(0)
-            quotient = np.int64(significand) << np.int64(max(0, -shift))
-            if shift > 0:
-                quotient = _stochastic(
-                    np.int64(significand), np.int64(shift), _random(first + i, seed), np.int64(random_bits)
-                )
-            out[i] = finish(integer(integer(quotient) + base), magnitude, negative, inward, to)
+            out[i] = _code32(source[i], RNE, to)
+    elif mode == RNA:
+        for i in range(len(source)):
+            out[i] = _code32(source[i], RNA, to)
+    elif mode == RTZ:
+        for i in range(len(source)):
+            out[i] = _code32(source[i], RTZ, to)
+    elif mode == RUP:
+        for i in range(len(source)):
+            out[i] = _code32(source[i], RUP, to)
+    elif mode == RDN:
+        for i in range(len(source)):
+            out[i] = _code32(source[i], RDN, to)
+    else:
+        for i in range(len(source)):
+            out[i] = _code32(source[i], RTO, to)
 
-    return encode, encode_stochastic
+
+@kernel
+def encode64(source: Array, mode: int, to: Rounding, out: Array) -> None:  # noqa: C901 - one flat loop per mode
+    """Write the codes of binary64 codes. With the mode a constant, the body of its loop has no branch and becomes SIMD code."""
+    if mode == RNE:
+        for i in range(len(source)):
+            out[i] = _code64(source[i], RNE, to)
+    elif mode == RNA:
+        for i in range(len(source)):
+            out[i] = _code64(source[i], RNA, to)
+    elif mode == RTZ:
+        for i in range(len(source)):
+            out[i] = _code64(source[i], RTZ, to)
+    elif mode == RUP:
+        for i in range(len(source)):
+            out[i] = _code64(source[i], RUP, to)
+    elif mode == RDN:
+        for i in range(len(source)):
+            out[i] = _code64(source[i], RDN, to)
+    else:
+        for i in range(len(source)):
+            out[i] = _code64(source[i], RTO, to)
 
 
-encode32, encode32_stochastic = _loops(32)
-encode64, encode64_stochastic = _loops(64)
+@kernel
+def encode32_stochastic(source: Array, first: int, seed: int, random_bits: int, to: Rounding, out: Array) -> None:
+    """Write the codes of binary32 codes, rounded stochastically; element i takes draw first + i."""
+    for i in range(len(source)):
+        out[i] = _stochastic32(source[i], first + i, seed, random_bits, to)
+
+
+@kernel
+def encode64_stochastic(source: Array, first: int, seed: int, random_bits: int, to: Rounding, out: Array) -> None:
+    """Write the codes of binary64 codes, rounded stochastically; element i takes draw first + i."""
+    for i in range(len(source)):
+        out[i] = _stochastic64(source[i], first + i, seed, random_bits, to)
 
 
 @kernel
