@@ -29,6 +29,9 @@ BUCKETS, SHIFT = 4096, np.int32(19)
 """Buckets of weights, a sixteenth of a binade each: the leading bits of a binary32."""
 
 
+LARGEST = float(np.finfo(np.float32).max)
+
+
 @inline
 def _water(theta: float, ratios: Array, sums: Array, total_bits: int) -> tuple[Array, Array]:
     """Return the error and the bits where a number pays `theta` of error per bit.
@@ -172,8 +175,9 @@ def weights(
             np.ldexp(np.float32(1), found[chunk].astype(np.int32))
             for found in (block.inputs.key_exponents, block.inputs.value_exponents)
         )
-        norms = np.sqrt((value_sizes.astype(np.float64) ** 2).sum(axis=1)).astype(np.float32)
+        norms = np.minimum(np.sqrt((value_sizes.astype(np.float64) ** 2).sum(axis=1)), LARGEST).astype(np.float32)
         _add_weights(probs, centres, rows[-1], key_sizes, norms, *block.window, token0, keys, values)
+    keys = np.nan_to_num(keys, posinf=LARGEST)  # numbers near the end of binary32's range overflow in the sums
     by_channel = (np.abs(block.queries) * block.inputs.scale).astype(np.float64) * keys.astype(np.float64)
     return by_channel, values
 

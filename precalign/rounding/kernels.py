@@ -238,14 +238,14 @@ def encode64(source: Array, mode: int, to: Rounding, out: Array) -> None:  # noq
 
 
 @kernel
-def encode32_stochastic(source: Array, first: int, seed: int, random_bits: int, to: Rounding, out: Array) -> None:
+def encode32_stochastic(source: Array, first: Array, seed: Array, random_bits: Array, to: Rounding, out: Array) -> None:
     """Write the codes of binary32 codes, rounded stochastically; element i takes draw first + i."""
     for i in range(len(source)):
         out[i] = _stochastic32(source[i], first + i, seed, random_bits, to)
 
 
 @kernel
-def encode64_stochastic(source: Array, first: int, seed: int, random_bits: int, to: Rounding, out: Array) -> None:
+def encode64_stochastic(source: Array, first: Array, seed: Array, random_bits: Array, to: Rounding, out: Array) -> None:
     """Write the codes of binary64 codes, rounded stochastically; element i takes draw first + i."""
     for i in range(len(source)):
         out[i] = _stochastic64(source[i], first + i, seed, random_bits, to)

@@ -241,7 +241,7 @@ def test_report_renders_it_again(out, capsys):
     shown = capsys.readouterr().out
     assert "With no larger error in either" in shown
     assert main(["report", str(out), "--format", "md"]) == 2
-    assert "a frontier has no form 'md'" in capsys.readouterr().err
+    assert "a result of precalign.frontier has no form 'md'" in capsys.readouterr().err
 
 
 def test_it_appears_whole_or_not_at_all(dump, tmp_path, capsys):

@@ -63,7 +63,7 @@ WRONG = [
     ({"rules": ("none",)}, "unknown rule 'none'", "rules: " + ", ".join(sorted(RULES))),
     ({"rules": ("aligned-skip",), "layout": "8,4,4"}, "rule aligned-skip needs a layout in which a token may be skipped, 8|4|4 has no such level", SKIP),
     ({"layout": "8,4"}, "layout 8|4: plane widths of at least 1 must add up to the 16 bits of binary16, not 12", "the default is 8|4|4"),
-    ({"layout": "wide"}, "layout 'wide' is not a list of plane widths", 'write "8|4|4" or "8|4|4+skip"'),
+    ({"layout": "wide"}, "layout 'wide' is not a list of plane widths", 'write "8|4|4", "8|4|4+skip" or "rebased:8|5"'),
     ({"scale": -1.0}, "--scale -1.0: must be a positive number", None),
     ({"scale": float("nan")}, "--scale nan: must be a positive number", None),
     ({"batch": 1}, "--batch 1: the dump holds 1 sequences", "give 0 .. 0"),

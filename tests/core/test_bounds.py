@@ -20,17 +20,20 @@ from precalign.inputs import HeadInputs, Steps
 from precalign.layouts import parse_layout
 from precalign.planes import truncate
 from precalign.rules import get_rule
+from precalign.rules.base import KeyReading
 
 
 def emulated(inputs, window, rule, layout, split):
     """Scores, outputs and their bounds of one step of the emulator."""
     block = Block(Reads(inputs, layout), Steps(*(np.array([n], np.int64) for n in window)), split)
-    keys = rule.key_levels(block.key_view())
+    known = block.key_view()
+    keys = rule.key_levels(known)
     (s,), exact = block.scores([keys])
     kept = s.copy()
     errors = score_bounds(block, [keys], [s])
     p = block.softmax(s)
-    view = block.value_view(p, window_max(inputs.value_exponents, *block.window), kept)
+    reading = KeyReading(known, keys, errors[0][1])
+    view = block.value_view(p, window_max(inputs.value_exponents, *block.window), kept, reading)
     values = rule.value_levels(view, rule.prepass_tokens(view))
     (o,), _ = block.outputs([p], [values], exact)
     (bounds,) = output_bounds(block, [p], errors, [values], [o])
