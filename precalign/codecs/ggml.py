@@ -111,6 +111,52 @@ def put_fifth_bits(codes: Array, out: Array) -> None:
         out[j] = octet
 
 
+@inline
+def put_codes(codes: Array, has_fifth: Array, out: Array) -> None:
+    """Write 32 codes of 4 bits, or of 5 with their fifth bits first."""
+    if has_fifth:
+        put_fifth_bits(codes, out)
+        put_nibbles(codes, out[4:])
+    else:
+        put_nibbles(codes, out)
+
+
+@kernel
+def encode_symmetric(blocks: Array, half: int, has_fifth: Array, out: Array) -> None:
+    """Write d = (the x of largest magnitude) / -half as binary16, and code = min(2 half - 1, trunc(x / d + half + 0.5)) with the unrounded d."""
+    codes = np.empty(BLOCK, np.uint8)
+    top = np.float32(2 * half - 1)
+    for b in range(blocks.shape[0]):
+        row, block = blocks[b], out[b]
+        d = farthest(row) / np.float32(-half)
+        inverse = np.float32(1) / d if d != 0 else np.float32(0)
+        put_half(d, block)
+        for j in range(BLOCK):
+            shifted = np.trunc(row[j] * inverse + np.float32(half + 0.5))
+            codes[j] = np.uint8(min(max(shifted, np.float32(0)), top))
+        put_codes(codes, has_fifth, block[2:])
+
+
+@kernel
+def encode_with_minimum(blocks: Array, top: int, has_fifth: Array, out: Array) -> None:
+    """Write d = (max - min) / top and the minimum as binary16, and code = trunc((x - min) / d + 0.5) with the unrounded numbers."""
+    codes = np.empty(BLOCK, np.uint8)
+    most_code = np.float32(top)
+    for b in range(blocks.shape[0]):
+        row, block = blocks[b], out[b]
+        least, most = row[0], row[0]
+        for j in range(BLOCK):
+            least, most = min(least, row[j]), max(most, row[j])
+        d = (most - least) / most_code
+        inverse = np.float32(1) / d if d > 0 else np.float32(0)
+        put_half(d, block)
+        put_half(least, block[2:])
+        for j in range(BLOCK):
+            shifted = np.trunc((row[j] - least) * inverse + np.float32(0.5))
+            codes[j] = np.uint8(min(max(shifted, np.float32(0)), most_code))
+        put_codes(codes, has_fifth, block[4:])
+
+
 @kernel
 def decode_uniform(octets: Array, has_minimum: Array, has_fifth: Array, offset: float, out: Array) -> None:
     """Write d * (code - offset), or d * code + m where the block has a minimum, of blocks of 4 or 5 bits."""

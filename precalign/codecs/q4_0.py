@@ -5,27 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from precalign.codecs.ggml import BLOCK, HALF, GgmlCodec, decode_uniform, farthest, put_half, put_nibbles
-from precalign.jit import Array, kernel
+from precalign.codecs.ggml import HALF, GgmlCodec, decode_uniform, encode_symmetric
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
-
-
-@kernel
-def _encode(blocks: Array, out: Array) -> None:
-    codes = np.empty(BLOCK, np.uint8)
-    for b in range(blocks.shape[0]):
-        row, block = blocks[b], out[b]
-        d = farthest(row) / np.float32(-8)
-        inverse = np.float32(1) / d if d != 0 else np.float32(0)
-        put_half(d, block)
-        for j in range(BLOCK):
-            shifted = np.trunc(row[j] * inverse + np.float32(8.5))
-            codes[j] = np.uint8(min(max(shifted, np.float32(0)), np.float32(15)))
-        put_nibbles(codes, block[2:])
 
 
 @dataclass(frozen=True)
@@ -37,7 +21,7 @@ class Q4_0(GgmlCodec):  # noqa: N801 - the format's name
 
     def encode_blocks(self, blocks: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
         """Write scale and codes."""
-        _encode(blocks, out)
+        encode_symmetric(blocks, 8, False, out)  # noqa: FBT003
 
     def decode_blocks(self, octets: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
         """Write d * (code - 8)."""
