@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -100,6 +101,13 @@ def test_bench_memory_asks_the_system(tmp_path):
     assert row.figures["dump_gb"] == pytest.approx(2 * (2 + 2) * 2 * 64 * 32 * 2 / 1e9, rel=0.02)
     assert 0.02 < row.figures["peak_gb"] < 1.5
     assert not (tmp_path / "dump.safetensors").exists()
+
+
+def test_the_largest_resident_set_is_the_commands_own():
+    held = np.ones(1 << 28, np.uint8)  # of this process, not of the command
+    code, peak = memory._run([sys.executable, "-c", "raise SystemExit(3)"])
+    assert code == 3
+    assert peak * 1024 < held.nbytes / 2
 
 
 def test_a_synthetic_dump_reads_back(tmp_path):
