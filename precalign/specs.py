@@ -13,6 +13,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+def spec_text(described: Any) -> str:  # noqa: ANN401 - a dataclass with a name
+    """Return "name" or "name:parameter=value,..", with the parameters that differ from their defaults: what `parse_spec` reads."""
+    held = {f.name: getattr(described, f.name) for f in fields(described) if getattr(described, f.name) != f.default}
+    shown = (
+        f"{name}={value:g}" if isinstance(value, int | float) else f"{name}={value}" for name, value in held.items()
+    )
+    return f"{described.name}:{','.join(shown)}" if held else str(described.name)
+
+
 def parse_spec(text: str, known: Mapping[str, type[T]], kind: str) -> T:
     """Return the dataclass of `known` that the text describes.
 

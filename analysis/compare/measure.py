@@ -137,8 +137,8 @@ def _hold_pair(data: LayerData, codec: PairCodec) -> Held:
     back = np.argsort(pair.order)
     keys, values = pair.decode()
     nbytes = len(pair.to_bytes())
-    coded = np.array([codec.coded_tokens(int(n)) for n in data.steps.visible], np.int64)
-    n_coded = codec.coded_tokens(len(keys))
+    coded = np.array([codec.coded_tokens(int(n), shape) for n in data.steps.visible], np.int64)
+    n_coded = codec.coded_tokens(len(keys), shape)
     per_coded = (nbytes - 2 * (len(keys) - n_coded) * shape.token_bytes) / max(n_coded, 1)
     at_steps = coded * per_coded + 2 * (data.steps.visible - coded) * shape.token_bytes
     return Held(

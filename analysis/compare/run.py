@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from precalign import __version__
 from precalign.analysis.compare.measure import LayerData, measure
@@ -18,8 +16,8 @@ from precalign.analysis.facts import dump_facts
 from precalign.analysis.measure import check_queries, read_inputs
 from precalign.analysis.measure import measure as measure_rules
 from precalign.analysis.parallel import in_order
-from precalign.analysis.results.directory import check_target, result_directory, writing
-from precalign.analysis.results.schema import SUMMARY_FILE
+from precalign.analysis.results.directory import check_target, result_directory
+from precalign.analysis.results.single import write_table_result
 from precalign.decode.codes import to_binary32
 from precalign.layouts import default_layout
 
@@ -87,16 +85,7 @@ def compare(
         rows.sort(key=lambda row: (order[row["contender"]], row["layer"], row["kv_head"]))
         table = pa.Table.from_pylist(rows, schema=compare_schema())
         summary = _summary(plan, rows)
-        text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
-        with writing(target):
-            pq.write_table(table, directory / COMPARE_FILE, compression="zstd")
-            (directory / SUMMARY_FILE).write_text(text, encoding="utf-8")
-        if render is not None:
-            page = render(directory)
-            with writing(target):
-                (directory / COMPARE_PAGE).write_text(page, encoding="utf-8")
-    loaded: dict[str, Any] = json.loads(text)
-    return loaded
+        return write_table_result(directory, target, summary, (COMPARE_FILE, table), (COMPARE_PAGE, render))
 
 
 def _layer_rows(

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
-
-import pyarrow.parquet as pq
 
 from precalign import __version__
 from precalign.analysis.facts import dump_facts
@@ -16,8 +13,8 @@ from precalign.analysis.frontier.schema import FRONTIER_FILE, FRONTIER_PAGE, FRO
 from precalign.analysis.frontier.table import frontier_table
 from precalign.analysis.measure import Measured, check_queries, measure, read_inputs
 from precalign.analysis.parallel import in_order
-from precalign.analysis.results.directory import check_target, result_directory, writing
-from precalign.analysis.results.schema import SUMMARY_FILE
+from precalign.analysis.results.directory import check_target, result_directory
+from precalign.analysis.results.single import write_table_result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -76,16 +73,7 @@ def frontier(
             table = frontier_table(collected, grid, plan.format.total_bits)
             summary = _summary(plan, grid)
             summary |= {"equal_error": equal_error(table, collected, grid), "accepted": accepted(table)}
-        text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
-        with writing(target):
-            pq.write_table(table, directory / FRONTIER_FILE, compression="zstd")
-            (directory / SUMMARY_FILE).write_text(text, encoding="utf-8")
-        if render is not None:
-            page = render(directory)
-            with writing(target):
-                (directory / FRONTIER_PAGE).write_text(page, encoding="utf-8")
-    loaded: dict[str, Any] = json.loads(text)
-    return loaded
+        return write_table_result(directory, target, summary, (FRONTIER_FILE, table), (FRONTIER_PAGE, render))
 
 
 def _measured(plan: Plan, grid: Grid, progress: Progress | None) -> Iterator[list[Measured]]:

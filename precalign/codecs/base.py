@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from precalign.errors import UsageError
 from precalign.formats import BFLOAT16, BINARY16
+from precalign.specs import spec_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -135,14 +136,7 @@ class Codec(ABC):
         """Return (n_tokens, n_kv_heads, head_dim) from what `encode` returned for as many tokens."""
 
     def __str__(self) -> str:
-        changed = (f for f in fields(self) if getattr(self, f.name) != f.default)
-        parameters = ",".join(f"{f.name}={shown_parameter(getattr(self, f.name))}" for f in changed)
-        return f"{self.name}:{parameters}" if parameters else self.name
-
-
-def shown_parameter(value: Any) -> str:  # noqa: ANN401 - a parameter
-    """Return a parameter as it is written."""
-    return f"{value:g}" if isinstance(value, int | float) else str(value)
+        return spec_text(self)
 
 
 @dataclass(frozen=True)

@@ -169,14 +169,10 @@ def _prefix(codec: Codec | PairCodec, case: Case) -> str:
     if not np.array_equal(whole.order[:n], part.order):
         return f"cropped to {n} tokens: they stand in another order"
     for side, (one, other) in zip(("keys", "values"), zip(whole.decode(), part.decode(), strict=True), strict=True):
-        coded = _coded(codec, n, case.shape(side))
+        coded = codec.coded_tokens(n, case.shape(side))
         if not np.array_equal(one[:coded], other[:coded]):
             return f"cropped to {n} tokens: {side} that were coded already differ"
     return ""
-
-
-def _coded(codec: Codec | PairCodec, n: int, shape: CacheShape) -> int:
-    return codec.coded_tokens(n) if isinstance(codec, PairCodec) else codec.coded_tokens(n, shape)
 
 
 def _heads_apart(codec: Codec | PairCodec, case: Case) -> str:
@@ -192,7 +188,7 @@ def _heads_apart(codec: Codec | PairCodec, case: Case) -> str:
 def _window(codec: Codec | PairCodec, case: Case) -> str:
     pair = _filled(codec, case)
     for side, decoded, exact in zip(("keys", "values"), pair.decode(), (case.tokens(1), case.tokens(2)), strict=True):
-        begin = _coded(codec, case.n_tokens, case.shape(side))
+        begin = codec.coded_tokens(case.n_tokens, case.shape(side))
         if not np.array_equal(decoded[begin:], exact[begin:]):
             return f"{side}: a token of the window is not exact"
     return ""

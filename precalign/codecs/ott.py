@@ -67,8 +67,9 @@ class Ott(PairCodec):
         of_values = self.value_group or shape.head_dim
         return Kivi(self.bits, self.group if shape.side == "keys" else of_values, 0)
 
-    def coded_tokens(self, n_tokens: int) -> int:
+    def coded_tokens(self, n_tokens: int, shape: CacheShape) -> int:
         """Return whole groups of what is older than the window."""
+        del shape
         return max(0, n_tokens - self.window) // self.group * self.group
 
     def extend(

@@ -61,8 +61,9 @@ class PackKV(PairCodec):
                 f"codec {self}: takes rel_keys and rel_values in (0, 1], order {'|'.join(ORDERS)}, window at least 0"
             )
 
-    def coded_tokens(self, n_tokens: int) -> int:
+    def coded_tokens(self, n_tokens: int, shape: CacheShape) -> int:
         """Return whole blocks of what is older than the window."""
+        del shape
         return max(0, n_tokens - self.window) // BLOCK_TOKENS * BLOCK_TOKENS
 
     def extend(

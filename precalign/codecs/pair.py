@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from precalign.codecs.base import CacheShape, Codec, shown_parameter
+from precalign.codecs.base import CacheShape, Codec
 from precalign.codecs.half import half_codes, half_values
 from precalign.codecs.store import CodedCache, check_tokens
 from precalign.errors import InputError, UsageError
+from precalign.specs import spec_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,7 +57,7 @@ class PairCodec(ABC):
         return {}
 
     @abstractmethod
-    def coded_tokens(self, n_tokens: int) -> int:
+    def coded_tokens(self, n_tokens: int, shape: CacheShape) -> int:
         """Return how many of `n_tokens` tokens are coded, the others are the window; whole blocks."""
 
     def check(self, shape: CacheShape) -> None:
@@ -83,9 +84,7 @@ class PairCodec(ABC):
         """Return keys and values, each (n_tokens, n_kv_heads, head_dim), in the stored order."""
 
     def __str__(self) -> str:
-        changed = (f for f in fields(self) if getattr(self, f.name) != f.default)
-        parameters = ",".join(f"{f.name}={shown_parameter(getattr(self, f.name))}" for f in changed)
-        return f"{self.name}:{parameters}" if parameters else self.name
+        return spec_text(self)
 
 
 class CodedPair:
@@ -128,7 +127,10 @@ class CodedPair:
     @property
     def key_bytes(self) -> int:
         """Bytes kept for the keys; of what is common, half."""
-        return self._side_bytes("keys")
+        if self.joint is None:
+            return self.sides["keys"].nbytes
+        window, coded = len(self._window[0]) * self.shapes["keys"].token_bytes, self._coded
+        return window + (0 if coded is None else coded.keys.size + (LENGTHS_BYTES + coded.common.size) // 2)
 
     @property
     def value_bytes(self) -> int:
@@ -145,13 +147,6 @@ class CodedPair:
         return window + (
             0 if coded is None else LENGTHS_BYTES + coded.keys.size + coded.values.size + coded.common.size
         )
-
-    def _side_bytes(self, side: str) -> int:
-        if self.joint is None:
-            return self.sides[side].nbytes
-        window = len(self._window[0]) * self.shapes["keys"].token_bytes
-        coded = self._coded
-        return window + (0 if coded is None else coded.keys.size + (LENGTHS_BYTES + coded.common.size) // 2)
 
     def append(self, keys: NDArray[np.float32], values: NDArray[np.float32]) -> None:
         """Add tokens, (n_tokens, n_kv_heads, head_dim) each.
@@ -173,7 +168,7 @@ class CodedPair:
         held = [np.concatenate(pair) for pair in zip(self._window, (keys, values), strict=True)]
         before = self.n_tokens - len(self._window[0])
         self.n_tokens += len(keys)
-        due = self.joint.coded_tokens(self.n_tokens) - before
+        due = self.joint.coded_tokens(self.n_tokens, self.shapes["keys"]) - before
         if due:
             self._coded = self.joint.extend(self._coded, held[0][:due], held[1][:due], self.shapes["keys"])
         self._window = (held[0][due:], held[1][due:])
@@ -226,7 +221,7 @@ class CodedPair:
             If the lengths do not fit.
         """
         pair = cls(codec, codec, shape)
-        n_coded = codec.coded_tokens(n_tokens)
+        n_coded = codec.coded_tokens(n_tokens, shape)
         octets, window = np.frombuffer(data, np.uint8), (n_tokens - n_coded) * shape.token_bytes
         rest = octets[2 * window :]
         lengths = rest[:LENGTHS_BYTES] if len(rest) >= LENGTHS_BYTES else np.zeros(LENGTHS_BYTES, np.uint8)

@@ -83,8 +83,6 @@ class CodedLayer:
     def _coded(self, side: str, visible: NDArray[np.int64]) -> NDArray[np.int64]:
         codec = self._codecs[side]
         shape = CacheShape(self.shape.n_kv_heads, self.shape.head_dim, side, self._format)
-        if isinstance(codec, PairCodec):
-            return np.array([codec.coded_tokens(int(n)) for n in visible], np.int64)
         return np.array([codec.coded_tokens(int(n), shape) for n in visible], np.int64)
 
     def _count(self, sequence: _Sequence, first: NDArray[np.int64], visible: NDArray[np.int64]) -> None:
@@ -108,7 +106,7 @@ class CodedLayer:
             return np.array([predicted_bytes(codec, shape, int(n)) for n in visible], np.float64)
         pair = sequence.pair
         of_side = pair.key_bytes if side == "keys" else pair.value_bytes
-        n_coded = codec.coded_tokens(sequence.seq_len)
+        n_coded = codec.coded_tokens(sequence.seq_len, shape)
         per_coded = (of_side - (sequence.seq_len - n_coded) * shape.token_bytes) / max(n_coded, 1)
         coded = self._coded(side, visible)
         stored: NDArray[np.float64] = coded * per_coded + (visible - coded) * shape.token_bytes

@@ -10,6 +10,7 @@ import numpy as np
 
 from precalign.errors import UsageError
 from precalign.jit import Array, inline, kernel, reinterpret
+from precalign.specs import spec_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -225,9 +226,7 @@ class Rule(ABC):
         return np.ones(len(attempt.key_levels), np.bool_)
 
     def __str__(self) -> str:
-        changed = (f for f in fields(self) if getattr(self, f.name) != f.default)
-        parameters = ",".join(f"{f.name}={getattr(self, f.name):g}" for f in changed)
-        return f"{self.name}:{parameters}" if parameters else self.name
+        return spec_text(self)
 
 
 def levels_by_difference(differences: NDArray[np.signedinteger], layout: Layout, guard_bits: int) -> NDArray[np.uint8]:
