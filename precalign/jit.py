@@ -48,9 +48,17 @@ def inline(function: F) -> F:
     return cast("F", numba.njit(error_model="numpy", nogil=True)(function))
 
 
+def borrowing_kernel(function: F) -> F:
+    """Compile as `kernel`, but without reference counts: for kernels that allocate nothing and hand arrays to many helpers.
+
+    numba counts references to every array that is sliced or passed on, a call each time; over short rows that takes longer than the rows.
+    """
+    return cast("F", numba.njit(cache=True, error_model="numpy", nogil=True, _nrt=False)(function))
+
+
 def embed(function: F) -> F:
-    """Compile a helper into every place that calls it: for helpers whose many arguments cost more to pass than the work takes."""
-    return cast("F", numba.njit(error_model="numpy", nogil=True, forceinline=True)(function))
+    """Compile a helper into every place in a `borrowing_kernel` that calls it: for helpers with many arguments."""
+    return cast("F", numba.njit(error_model="numpy", nogil=True, forceinline=True, _nrt=False)(function))
 
 
 def _emit_call(name: str, builder: Array, arguments: Array) -> Array:

@@ -43,7 +43,7 @@ def read_bandwidth(twin: FullReadCache, threads: int) -> Callable[[], object]:
     parts = [
         part
         for name in ("key_first", "value_first")
-        for part in np.array_split(twin.buffer(name).swapaxes(0, 1).reshape(-1).view(np.int64), threads)
+        for part in np.array_split(twin.memory(name).view(np.int64), threads)
     ]
     return lambda: list(_pool(threads).map(_sum, parts))
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from precalign.cpu.records import Scratch
 from precalign.cpu.scoring import (
     decide_keys,
     divide_split,
@@ -18,9 +15,8 @@ from precalign.cpu.scoring import (
     weigh_split,
 )
 from precalign.cpu.sync import SPACING, advance, wait_for
-from precalign.cpu.weighing import AHEAD, add_split, combine_head, find_references
-from precalign.decode.softmax import LANES
-from precalign.jit import embed, kernel
+from precalign.cpu.weighing import add_split, combine_head, find_references
+from precalign.jit import borrowing_kernel, embed
 from precalign.planes import PAGE_TOKENS
 
 if TYPE_CHECKING:
@@ -28,26 +24,6 @@ if TYPE_CHECKING:
 
 SCORE, WEIGH, DIVIDE, REFER, ADD, COMBINE = range(6)
 PHASES = 6
-
-
-@embed
-def _scratch(shape: Array) -> Scratch:
-    n = shape.split_tokens + AHEAD
-    return Scratch(
-        np.empty(shape.head_dim, np.uint8),
-        np.empty(shape.group * PAGE_TOKENS, np.float32),
-        np.empty(LANES, np.float32),
-        np.empty(shape.group, np.float32),
-        np.empty(shape.group, np.float32),
-        np.empty(shape.split_tokens, np.int32),
-        np.empty(shape.split_tokens, np.int32),
-        np.empty(n, np.int64),
-        np.empty(n, np.int64),
-        np.empty(n, np.int64),
-        np.empty(n, np.int64),
-        np.empty(shape.split_tokens, np.uint8),
-        np.empty(shape.head_dim, np.float32),
-    )
 
 
 @embed
@@ -69,7 +45,7 @@ def _enter_head(
             step.key_bits[head * shape.head_dim + d] = 4 + 4 * scratch.key_planes[d]
     elif phase == WEIGH:
         head_maxima(shape, step, scratch, head, n_splits)
-    elif phase == DIVIDE:
+    elif phase in (DIVIDE, ADD):
         head_sums(shape, step, scratch, head, n_splits)
 
 
@@ -144,8 +120,17 @@ def _heads(
     wait_for(counters, cell + SPACING, heads[1] - heads[0])
 
 
-@kernel
-def attend(bfloat: Array, shape: Array, rules: Array, store: Array, plan: Array, step: Array, counters: Array) -> None:
+@borrowing_kernel
+def attend(
+    bfloat: Array,
+    shape: Array,
+    rules: Array,
+    store: Array,
+    plan: Array,
+    step: Array,
+    scratch: Array,
+    counters: Array,
+) -> None:
     """Do what is left of a decode step, together with all threads that were given the same counters.
 
     Parameters
@@ -153,10 +138,11 @@ def attend(bfloat: Array, shape: Array, rules: Array, store: Array, plan: Array,
     bfloat : None or int
         A marker: its type selects binary16 or bfloat16.
     shape, rules, store, plan, step : Shape, HeadRules, Store, Plan, Step
+    scratch : Scratch
+        Of this thread alone.
     counters : int64, (n_waves * PHASES * 2 * SPACING,)
         Zeros before the first thread.
     """
-    scratch = _scratch(shape)
     for wave in range(len(plan.waves) - 1):
         heads = (plan.waves[wave], plan.waves[wave + 1])
         for phase in range(PHASES):

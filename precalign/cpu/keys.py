@@ -36,6 +36,7 @@ def _page_scores(
         )
         rows = Rows(builder, PAGE_TOKENS, bfloat=is_bfloat(bfloat), plain=is_plain(planes[0]))
         heads = range(n_heads.literal_value)
+        half_page = builder.mul(head_dim, number(PAGE_TOKENS // 2))
 
         def term(channel: Array, held: Sequence[Array]) -> list[Array]:
             row = builder.mul(channel, number(PAGE_TOKENS))
@@ -44,11 +45,10 @@ def _page_scores(
                 place = builder.add(begin, row)
                 return builder.gep((p1, p2, p3)[plane], [builder.lshr(place, number(1)) if plane else place])
 
-            (halves,) = rows.read(
-                emit.element(n_planes, channel),
-                lambda plane, _: pointer(at, plane),
-                lambda plane, _: pointer(next_at, plane),
-            )
+            def ahead(plane: int, _: int) -> list[Array]:
+                return rows.lines_ahead(pointer(next_at, plane), p1, next_at, row, half_page)
+
+            (halves,) = rows.read(emit.element(n_planes, channel), lambda plane, _: pointer(at, plane), ahead)
             numbers = rows.numbers(halves)
             place = builder.add(q_base, builder.mul(channel, q_stride))
             results: list[Array] = []

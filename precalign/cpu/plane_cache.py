@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from precalign.cpu.planning import channel_order, make_plan
+from precalign.cpu.planning import channel_order, make_plan, make_scratch
 from precalign.cpu.records import CLASSES, Shape, Step, Store
 from precalign.cpu.rules import head_rules
-from precalign.cpu.values import ROW_CODES
+from precalign.cpu.values import ROW_CODES, row_codes
 from precalign.errors import InputError, UnavailableError, UsageError
 from precalign.formats import BFLOAT16, BINARY16
 from precalign.interop import to_codes
@@ -115,13 +115,14 @@ class CpuPlaneCache:
         self._bfloat = 1 if fmt == BFLOAT16 else None
         row_tokens = self.max_pages * PAGE_TOKENS
         self._shape = Shape(
-            head_dim, group, n_kv_heads, batch_size * self.max_pages, row_tokens, split_tokens, -(-row_tokens // split_tokens),
+            head_dim, group, n_kv_heads, batch_size * self.max_pages, row_codes(head_dim), row_tokens, split_tokens, -(-row_tokens // split_tokens),
             1 if fmt == BINARY16 else 2, fmt.trailing_significand_bits, (1 << fmt.exponent_bits) - 1, fmt.bias, self.scale,
         )  # fmt: skip
         self._channels = channel_order(head_dim, bfloat=self._bfloat is not None, plain=self._plain)
         self._store = self._make_store(page_order)
         self._step = self._make_step(self.rules, keep_scores=keep_scores)
         self._plan = make_plan(self._shape, self._store.lengths, self.threads, self._channels)
+        self._scratch = [make_scratch(self._shape) for _ in range(self.threads)]
 
     @property
     def n_q_heads(self) -> int:
@@ -137,12 +138,12 @@ class CpuPlaneCache:
     # What the cache holds
 
     def _code_arrays(self) -> list[NDArray[Any]]:
-        """Return the arrays of keys and of values; the second and third plane of values end with rows of constants."""
+        """Return the arrays of keys and of values; the second and third plane of values end with pages of constants."""
         codes = self.batch_size * self.max_pages * self.n_kv_heads * PAGE_TOKENS * self.head_dim
-        row = self.head_dim // 2
+        page = PAGE_TOKENS * self.head_dim // 2
         keys = [aligned_zeros(codes, np.uint8), *(aligned_zeros(codes // 2, np.uint8) for _ in range(2))]
-        values = [aligned_zeros(size, np.uint8) for size in (codes, codes // 2 + row, codes // 2 + 2 * row)]
-        values[1][codes // 2 :] = values[2][codes // 2 : codes // 2 + row] = 0x88
+        values = [aligned_zeros(size, np.uint8) for size in (codes, codes // 2 + page, codes // 2 + 2 * page)]
+        values[1][codes // 2 :] = values[2][codes // 2 : codes // 2 + page] = 0x88
         return keys + values
 
     def _make_store(self, page_order: Sequence[int] | None) -> Store:
@@ -225,6 +226,7 @@ class CpuPlaneCache:
         other = copy.copy(self)
         rules, numbers = head_rules(rule, self.n_kv_heads, self.format)
         vars(other).update(rules=rules, _head_rules=numbers, _borrowed=True)
+        vars(other)["_scratch"] = [make_scratch(self._shape) for _ in range(self.threads)]
         vars(other)["_step"] = self._make_step(rules, keep_scores=self._step.scores is not self._step.probs)
         return other
 
@@ -255,10 +257,10 @@ class CpuPlaneCache:
         field = (codes >> self._shape.exponent_shift) & self._shape.exponent_mask
         self._step.query_exponents[:] = np.maximum(field, 1).reshape(-1)
         counters = np.zeros((len(self._plan.waves) - 1) * PHASES * 2 * SPACING, np.int64)
-        given = (self._bfloat, self._shape, self._head_rules, self._store, self._plan, self._step, counters)
-        helpers = self.threads - 1
-        others = [_helpers(helpers).submit(attend, *given) for _ in range(helpers)]
-        attend(*given)
+        given = (self._bfloat, self._shape, self._head_rules, self._store, self._plan, self._step)
+        pool = _helpers(self.threads - 1) if self.threads > 1 else None
+        others = [pool.submit(attend, *given, own, counters) for own in self._scratch[1:] if pool is not None]
+        attend(*given, self._scratch[0], counters)
         for other in others:
             # One that has not begun is not missed: all tasks are done.
             if not other.cancel():
@@ -280,7 +282,7 @@ class CpuPlaneCache:
     # What was read
 
     def buffer(self, name: str) -> NDArray[Any]:
-        """Return a buffer in the shape that the CUDA kernels give it; a view, for validation and statistics.
+        """Return a buffer in the shape that the CUDA kernels give it, for validation and statistics; a view, but for planes of values.
 
         Parameters
         ----------
@@ -302,9 +304,19 @@ class CpuPlaneCache:
         shape = shapes[name]
         held = getattr(self._store if hasattr(self._store, name) else self._step, name)
         flat: NDArray[Any] = held.reshape(-1)[: int(np.prod(shape))]
-        if name == "token_maxima" or name.endswith(_PLANES):  # pages of a head lie together here
-            return flat.reshape(self.n_kv_heads, self._shape.n_pages, *shape[2:]).swapaxes(0, 1)
+        pages = (self.n_kv_heads, self._shape.n_pages)  # pages of a head lie together here
+        if name.startswith("value") and name.endswith(_PLANES):
+            n_rows = self.head_dim // self._shape.row_codes
+            rows = flat.reshape(*pages, n_rows, PAGE_TOKENS, shape[-1] // n_rows)
+            return rows.swapaxes(2, 3).reshape(*pages, *shape[2:]).swapaxes(0, 1)
+        if name == "token_maxima" or name.endswith(_PLANES):
+            return flat.reshape(*pages, *shape[2:]).swapaxes(0, 1)
         return flat.reshape(shape)
+
+    def memory(self, name: str) -> NDArray[Any]:
+        """Return the array of a plane or of whole codes as it lies in memory, flat; for measuring how fast that is read."""
+        held: NDArray[Any] = getattr(self._store, name)
+        return held
 
     def _buffer_shapes(self) -> dict[str, tuple[int, ...]]:
         pages = (self.batch_size * self.max_pages, self.n_kv_heads)
@@ -346,7 +358,7 @@ def _check_sizes(head_dim: int, fmt: Format, split_tokens: int) -> None:
         raise UnavailableError(
             f"the CPU kernels do not read {fmt.name}", hint="supported: " + ", ".join(f.name for f in _FORMATS)
         )
-    if head_dim < ROW_CODES // 2 or head_dim % (ROW_CODES // 2):
+    if head_dim < 1 or head_dim % min(ROW_CODES):
         raise UnavailableError(f"no CPU kernel for head_dim {head_dim}", hint="supported: multiples of 32")
     if split_tokens < PAGE_TOKENS or split_tokens % PAGE_TOKENS:
         raise UsageError(f"split_tokens must be a positive multiple of {PAGE_TOKENS}, not {split_tokens}")

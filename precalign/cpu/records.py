@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from precalign.planes import PAGE_TOKENS
+
 if TYPE_CHECKING:
     from precalign.jit import Array
 
@@ -11,6 +13,8 @@ FULL, STATIC, ALIGNEDKV, ALIGNED_MAX, ALIGNED_SKIP, ONLINE, ONLINE_TWO_PASS = ra
 """Kernels compare them: up to STATIC nothing is decided at run time, from ONLINE on value bits follow from scores."""
 CLASSES = 32
 """Strided groups of the pre-pass of `alignedkv`."""
+AHEAD = PAGE_TOKENS
+"""Tokens of values between a prefetch and the read."""
 
 
 class Shape(NamedTuple):
@@ -19,6 +23,8 @@ class Shape(NamedTuple):
     Attributes
     ----------
     head_dim, group, n_kv_heads, n_pages : int
+    row_codes : int
+        Channels of a token's values that lie side by side.
     row_tokens : int
         Tokens to a row of scores, probs and value_bits: the capacity, in whole pages.
     split_tokens, max_splits : int
@@ -33,6 +39,7 @@ class Shape(NamedTuple):
     group: int
     n_kv_heads: int
     n_pages: int
+    row_codes: int
     row_tokens: int
     split_tokens: int
     max_splits: int
@@ -67,8 +74,8 @@ class Store(NamedTuple):
     ----------
     key_first, key_second, key_third : uint8, (n_kv_heads, n_pages, head_dim, 64 or 32)
         Or all three one uint16 array of whole codes.
-    value_first, value_second, value_third : uint8, (n_kv_heads, n_pages, 64, head_dim or head_dim / 2)
-        Or one uint16 array. Behind the planes of nibbles lie rows of constants, which stand in for rows that are not read: all 8s, in the
+    value_first, value_second, value_third : uint8, (n_kv_heads, n_pages, head_dim / row_codes, 64, row_codes or half as many)
+        Or one uint16 array. Behind the planes of nibbles lie pages of constants, which stand in for rows that are not read: all 8s, in the
         third plane followed by all 0s.
     key_maxima, value_maxima : uint8, (batch_size, n_kv_heads, head_dim)
     token_maxima : uint8, (n_kv_heads, n_pages, 64)
@@ -158,10 +165,11 @@ class Scratch(NamedTuple):
     key_planes : uint8, (head_dim,)
     page : float32, (group, 64)
         Scores of a page that the sequence fills in part.
-    lanes : float32, (64,)
     maxima, sums : float32, (group,)
         Of the current head's scores and weights.
     exponents, differences : int32, (split_tokens,)
+    page_tops : int32, (split_tokens / 64,)
+        Largest exponent of each page.
     tokens, place1, place2, place3 : int64, (split_tokens + 64,)
         Tokens of a split that are read, and where.
     planes : uint8, (split_tokens,)
@@ -170,11 +178,11 @@ class Scratch(NamedTuple):
 
     key_planes: Array
     page: Array
-    lanes: Array
     maxima: Array
     sums: Array
     exponents: Array
     differences: Array
+    page_tops: Array
     tokens: Array
     place1: Array
     place2: Array

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     Halves = tuple[Array, Array]
     Pointer = Callable[[int, int], Array]
+    Ahead = Callable[[int, int], Sequence[Array]]
 
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
-PLANE_BITS = (8, 4, 4)
 LINE_BYTES = 64
 INTO_L3 = 1
 """Locality of a prefetch; measured the best of LLVM's four on a processor with 2 MB of L2, 0 (non-temporal) the worst."""
@@ -63,29 +63,50 @@ class Rows:
     def _splat(self, word: int) -> Array:
         return ir.Constant(self.words, [word] * self.words.count)
 
-    def _prefetch(self, pointer: Array, n_bytes: int) -> None:
+    def _prefetch(self, pointers: Sequence[Array]) -> None:
         """Ask for lines that a later round reads; an address outside the arrays does no harm."""
         byte = I8.as_pointer()
         kind = ir.FunctionType(ir.VoidType(), [byte, I32, I32, I32])
         function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")  # type: ignore[no-untyped-call]
-        begin = self.builder.bitcast(pointer, byte)
         read, data = ir.Constant(I32, 0), ir.Constant(I32, 1)
-        for line in range(0, n_bytes, LINE_BYTES):
-            place = self.builder.gep(begin, [ir.Constant(I64, line)])
+        for pointer in pointers:
+            place = self.builder.bitcast(pointer, byte)
             self.builder.call(function, [place, read, ir.Constant(I32, INTO_L3), data])
 
-    def read(self, n_planes: Array, at: Pointer, ahead: Pointer, n_rows: int = 1) -> list[Halves]:
+    def lines_ahead(self, row: Array, codes: Array, block: Array, offset: Array, half_block: Array) -> list[Array]:
+        """Return what to prefetch in a block of rows while the row at the same place of this block is read.
+
+        A row of whole codes takes two lines. They are fetched from two halves of the block, so that the processor's own prefetcher,
+        which follows a stream to the end of its 4 KB and no further, sees two streams and keeps twice as many lines on their way.
+
+        Parameters
+        ----------
+        row : pointer
+            The row in that block.
+        codes : pointer
+            The array.
+        block, offset, half_block : LLVM integers
+            Where the block begins, the row's place in it, and half a block, in codes.
+        """
+        if not self.plain or 2 * self.n_codes <= LINE_BYTES:
+            return [row]
+        first = self.builder.add(block, self.builder.lshr(offset, ir.Constant(I64, 1)))
+        return [self.builder.gep(codes, [place]) for place in (first, self.builder.add(first, half_block))]
+
+    def read(self, n_planes: Array, at: Pointer, ahead: Ahead, n_rows: int = 1) -> list[Halves]:
         """Emit the reading of neighbouring rows from as many planes as are asked for at run time; return the halves of each.
 
         Parameters
         ----------
         n_planes : LLVM integer
             1 to 3; not looked at for whole codes.
-        at, ahead : callable
-            (plane, row) -> pointer to what is read, and to what is read a while later, which is prefetched.
+        at : callable
+            (plane, row) -> pointer to what is read.
+        ahead : callable
+            (plane, row) -> pointers to what is read a while later, into as many lines as a row has; they are prefetched.
         """
         if self.plain:
-            self._prefetch(ahead(0, 0), 2 * self.n_codes * n_rows)
+            self._prefetch([pointer for row in range(n_rows) for pointer in ahead(0, row)])
             return [self._whole(at(0, row)) for row in range(n_rows)]
         b = self.builder
         ways = [b.append_basic_block(f"planes{n}") for n in (1, 2, 3)]
@@ -97,8 +118,7 @@ class Rows:
         phis = [(b.phi(self.words), b.phi(self.words)) for _ in range(n_rows)]
         for n, way in enumerate(ways, 1):
             b.position_at_end(way)
-            for plane in range(n):
-                self._prefetch(ahead(plane, 0), self.n_codes * n_rows * PLANE_BITS[plane] // 8)
+            self._prefetch([p for plane in range(n) for row in range(n_rows) for p in ahead(plane, row)])
             for row, pair in enumerate(phis):
                 for phi, half in zip(pair, self._from_planes([at(plane, row) for plane in range(n)]), strict=True):
                     phi.add_incoming(half, way)

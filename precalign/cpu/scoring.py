@@ -16,12 +16,19 @@ from precalign.cpu.records import (
     ONLINE,
     STATIC,
 )
-from precalign.decode.exp2 import LOG2E, exp2_fma
-from precalign.decode.softmax import LANES, tree_sum
+from precalign.cpu.tokens import (
+    addends,
+    decide,
+    divide,
+    largest,
+    lower_running,
+    strongest,
+    top_addend,
+    weigh,
+)
 from precalign.jit import embed
 from precalign.planes import PAGE_TOKENS
-from precalign.rules.base import NEVER, prob_exponent
-from precalign.rules.online import addend_exponents
+from precalign.rules.base import NEVER
 
 if TYPE_CHECKING:
     from precalign.jit import Array
@@ -40,6 +47,15 @@ def span(shape: Array, store: Array, head: int, split: int) -> tuple[int, int]:
     """Return the first token of a split and the one behind its last."""
     begin = split * shape.split_tokens
     return begin, min(begin + shape.split_tokens, store.lengths[head // shape.n_kv_heads])
+
+
+@embed
+def largest_of(array: Array, begin: int, n: int) -> Array:
+    """Return the largest of n >= 1 neighbours."""
+    top = array[begin]
+    for i in range(begin + 1, begin + n):
+        top = max(top, array[i])
+    return top
 
 
 @embed
@@ -73,23 +89,6 @@ def decide_keys(shape: Array, rules: Array, store: Array, step: Array, head: int
 
 
 @embed
-def _largest(row: Array, lanes: Array) -> Array:
-    """Return the maximum of a row, at least one number."""
-    lanes[:] = row[0]
-    n_whole = len(row) // LANES * LANES
-    tiles = row[:n_whole].reshape(-1, LANES)
-    for i in range(tiles.shape[0]):
-        for j in range(LANES):
-            lanes[j] = max(lanes[j], tiles[i, j])
-    for i in range(n_whole, len(row)):
-        lanes[0] = max(lanes[0], row[i])
-    largest = lanes[0]
-    for j in range(1, LANES):
-        largest = max(largest, lanes[j])
-    return largest
-
-
-@embed
 def _score_page(
     bfloat: Array, shape: Array, store: Array, step: Array, scratch: Array, head: int, page: int, next_at: int, n: int
 ) -> None:
@@ -117,8 +116,10 @@ def _score_page(
             i += 1
     if not whole:
         for head_of_group in range(group):
-            for t in range(n):
-                step.scores[row + head_of_group * shape.row_tokens + t] = scratch.page[head_of_group * PAGE_TOKENS + t]
+            place = row + head_of_group * shape.row_tokens
+            for t in range(PAGE_TOKENS):  # `tokens` relies on what lies behind the last token
+                score = scratch.page[head_of_group * PAGE_TOKENS + t]
+                step.scores[place + t] = score if t < n else -np.inf
 
 
 @embed
@@ -139,125 +140,131 @@ def score_split(
         following = page_begin(shape, store, head, page + 1) if (page + 1) * PAGE_TOKENS < end else next_at
         n = min(PAGE_TOKENS, end - page * PAGE_TOKENS)
         _score_page(bfloat, shape, store, step, scratch, head, page, following, n)
-    kind = rules.kind[head % shape.n_kv_heads]
+    kind, n_tiles = rules.kind[head % shape.n_kv_heads], tiles(begin, end)
     for q in range(head * shape.group, (head + 1) * shape.group):
-        row = step.scores[q * shape.row_tokens + begin : q * shape.row_tokens + end]
-        step.split_maxima[q * shape.max_splits + split] = _largest(row, scratch.lanes)
+        row = (step.scores, q * shape.row_tokens + begin)
+        step.split_maxima[q * shape.max_splits + split] = largest(row, n_tiles)
         if kind >= ONLINE:
-            exponents = scratch.exponents[: end - begin]
-            _addends(shape, store, row, head, begin, exponents)
-            step.tops[q * shape.max_splits + split] = exponents.max()
+            newest = _addends(shape, store, step, scratch, head, q, begin, end)
+            step.tops[q * shape.max_splits + split] = largest_of(scratch.page_tops, 0, n_tiles)
             if end == store.lengths[head // shape.n_kv_heads]:
-                step.seeds[q] = exponents[(end - 1) // PAGE_TOKENS * PAGE_TOKENS - begin :].max()
+                step.seeds[q] = newest
 
 
 @embed
-def _addends(shape: Array, store: Array, scores: Array, head: int, begin: int, out: Array) -> None:
-    """Write the exponents of addends of tokens from `begin` on, as `online` defines them."""
-    for at in range(0, len(scores), PAGE_TOKENS):
-        last = min(at + PAGE_TOKENS, len(scores))
-        maxima = token_maxima(shape, store, head, (begin + at) // PAGE_TOKENS)
-        addend_exponents(scores[at:last], maxima, out[at:last])
+def tiles(begin: int, end: int) -> int:
+    """Return how many pages some tokens take."""
+    return -(-(end - begin) // PAGE_TOKENS)
 
 
 @embed
-def token_maxima(shape: Array, store: Array, head: int, page: int) -> Array:
-    """Return max_c E(v_tc) of the tokens of a page, biased."""
-    at = page_begin(shape, store, head, page) // shape.head_dim
-    return store.token_maxima[at : at + PAGE_TOKENS]
+def _addends(shape: Array, store: Array, step: Array, scratch: Array, head: int, q: int, begin: int, end: int) -> Array:
+    """Write the exponents of a split's addends as `online` defines them, and the largest of each page; return that of the last."""
+    top: Array = np.int32(0)
+    for tile in range(tiles(begin, end)):
+        low = begin + tile * PAGE_TOKENS
+        maxima = (store.token_maxima, maxima_begin(shape, store, head, low))
+        top = addends((step.scores, q * shape.row_tokens + low), maxima, (scratch.exponents, low - begin))
+        scratch.page_tops[tile] = top
+    return top
+
+
+@embed
+def maxima_begin(shape: Array, store: Array, head: int, token: int) -> Array:
+    """Return where in `token_maxima` the page of a token begins."""
+    return page_begin(shape, store, head, token // PAGE_TOKENS) // shape.head_dim
 
 
 @embed
 def weigh_split(shape: Array, rules: Array, store: Array, step: Array, scratch: Array, head: int, split: int) -> None:
     """Replace the scores of a split by weights, and add them up; decide value bits where the rule needs scores."""
     begin, end = span(shape, store, head, split)
-    kind = rules.kind[head % shape.n_kv_heads]
+    kind, n_tiles = rules.kind[head % shape.n_kv_heads], tiles(begin, end)
+    if kind >= ONLINE:
+        scratch.differences[:] = NEVER
     for i in range(shape.group):
         q = head * shape.group + i
-        at = q * shape.row_tokens + begin
-        scores, weights = step.scores[at : at + end - begin], step.probs[at : at + end - begin]
         if kind >= ONLINE:
-            _online_differences(shape, store, step, scratch, head, i, split, kind == ONLINE)
-        maximum, lanes = scratch.maxima[i], scratch.lanes
-        for t in range(len(weights)):
-            weights[t] = exp2_fma((scores[t] - maximum) * LOG2E)
-        lanes[:] = 0
-        n_whole = len(weights) // LANES * LANES
-        tiles = weights[:n_whole].reshape(-1, LANES)
-        for tile in range(tiles.shape[0]):
-            for j in range(LANES):
-                lanes[j] += tiles[tile, j]
-        for t in range(n_whole, len(weights)):
-            lanes[t - n_whole] += weights[t]
-        step.split_sums[q * shape.max_splits + split] = tree_sum(lanes)
+            _online_differences(shape, store, step, scratch, head, q, split, kind == ONLINE)
+        at = q * shape.row_tokens + begin
+        total = weigh((step.scores, at), (step.probs, at), n_tiles, scratch.maxima[i])
+        step.split_sums[q * shape.max_splits + split] = total
     if kind >= ONLINE:
-        guard_bits = rules.guard_bits[head % shape.n_kv_heads]
-        row = step.value_bits[head * shape.row_tokens + begin : head * shape.row_tokens + end]
-        for t in range(len(row)):
-            row[t] = 4 + 4 * planes_for(scratch.differences[t], guard_bits, shape.least_planes)
+        decide_split(shape, rules, store, step, scratch, head, begin, end)
+
+
+@embed
+def decide_split(
+    shape: Array, rules: Array, store: Array, step: Array, scratch: Array, head: int, begin: int, end: int
+) -> None:
+    """Write the planes and bits of a split's values, from differences that lack the tokens' maxima unless the rule is `online`."""
+    kv_head = head % shape.n_kv_heads
+    kind, guard_bits = rules.kind[kv_head], rules.guard_bits[kv_head]
+    mask = -1 if ALIGNED_MAX <= kind <= ALIGNED_SKIP else 0
+    skip_at = rules.skip_diff[kv_head] if kind == ALIGNED_SKIP else np.int64(NEVER)
+    for tile in range(tiles(begin, end)):
+        low = tile * PAGE_TOKENS
+        decide(
+            (scratch.differences, low),
+            (store.token_maxima, maxima_begin(shape, store, head, begin + low)),
+            (mask, guard_bits, shape.least_planes, skip_at),
+            (scratch.planes, low),
+            (step.value_bits, head * shape.row_tokens + begin + low),
+        )
+    behind = head * shape.row_tokens + end
+    step.value_bits[behind : behind + -end % PAGE_TOKENS] = 0
 
 
 @embed
 def _online_differences(
-    shape: Array, store: Array, step: Array, scratch: Array, head: int, i: int, split: int, running: Array
+    shape: Array, store: Array, step: Array, scratch: Array, head: int, q: int, split: int, running: Array
 ) -> None:
-    """Write how far each token of a split lies below the largest addend met so far: the smallest over the heads up to `i`."""
+    """Lower the differences of a split to how far each token lies below the largest addend met so far by a query head."""
     begin, end = span(shape, store, head, split)
-    q = head * shape.group + i
-    at = q * shape.row_tokens + begin
-    exponents = scratch.exponents[: end - begin]
-    _addends(shape, store, step.scores[at : at + end - begin], head, begin, exponents)
-    largest = step.seeds[q]
+    _addends(shape, store, step, scratch, head, q, begin, end)
+    top = step.seeds[q]
     if not running:
         n_splits = -(-store.lengths[head // shape.n_kv_heads] // shape.split_tokens)
-        largest = step.tops[q * shape.max_splits : q * shape.max_splits + n_splits].max()
-    for low in range(0, len(exponents), PAGE_TOKENS):
-        high = min(low + PAGE_TOKENS, len(exponents))
-        largest = max(largest, exponents[low:high].max())
-        for t in range(low, high):
-            difference = np.int32(largest - exponents[t])
-            scratch.differences[t] = difference if i == 0 else min(scratch.differences[t], difference)
+        top = largest_of(step.tops, q * shape.max_splits, n_splits)
+    for tile in range(tiles(begin, end)):
+        top = max(top, scratch.page_tops[tile])
+        low = tile * PAGE_TOKENS
+        lower_running((scratch.exponents, low), top, (scratch.differences, low))
+
+
+@embed
+def asks_all_probs(kind: int) -> bool:
+    """Whether a rule must know all probabilities before it decides the bits of any value."""
+    return STATIC < kind < ONLINE
+
+
+@embed
+def divide_weights(shape: Array, step: Array, scratch: Array, head: int, begin: int, end: int) -> None:
+    """Turn weights of some tokens into probabilities."""
+    for i in range(shape.group):
+        row = (step.probs, (head * shape.group + i) * shape.row_tokens + begin)
+        divide(row, tiles(begin, end), scratch.sums[i])
 
 
 @embed
 def divide_split(shape: Array, rules: Array, store: Array, step: Array, scratch: Array, head: int, split: int) -> None:
-    """Turn the weights of a split into probabilities, and find what the value rule must know of them all."""
+    """Turn the weights of a split into probabilities and find what the value rule must know of them all, if it must."""
     begin, end = span(shape, store, head, split)
     kind = rules.kind[head % shape.n_kv_heads]
-    for i in range(shape.group):
-        q = head * shape.group + i
-        probs = step.probs[q * shape.row_tokens + begin : q * shape.row_tokens + end]
-        total = scratch.sums[i]
-        for t in range(len(probs)):
-            probs[t] /= total
+    if not asks_all_probs(kind):
+        return  # nothing waits for them: they are divided where they are used, which spares the memory between the cores' caches one round
+    divide_weights(shape, step, scratch, head, begin, end)
+    for q in range(head * shape.group, (head + 1) * shape.group):
+        at, place = q * shape.row_tokens + begin, q * shape.max_splits + split
         if ALIGNED_MAX <= kind <= ALIGNED_SKIP:
-            top = np.int32(-NEVER)
-            for low in range(0, len(probs), PAGE_TOKENS):
-                maxima = token_maxima(shape, store, head, (begin + low) // PAGE_TOKENS)
-                for t in range(min(PAGE_TOKENS, len(probs) - low)):
-                    top = max(top, np.int32(prob_exponent(probs[low + t]) + np.int32(maxima[t])))
-            step.tops[q * shape.max_splits + split] = top
+            top: Array = np.int32(-NEVER)
+            for low in range(0, end - begin, PAGE_TOKENS):
+                maxima = (store.token_maxima, maxima_begin(shape, store, head, begin + low))
+                top = max(top, top_addend((step.probs, at + low), maxima))
+            step.tops[place] = top
         if kind == ALIGNEDKV:
-            _strongest(step, (q * shape.max_splits + split) * CLASSES, probs, begin)
-
-
-@embed
-def _strongest(step: Array, place: int, probs: Array, begin: int) -> None:
-    """Write the token with the largest probability of each class t mod 32; the earliest wins a tie."""
-    best = step.strongest_probs[place : place + CLASSES]
-    where = step.strongest_tokens[place : place + CLASSES]
-    best[:] = -1
-    where[:] = -1
-    for low in range(0, len(probs) // CLASSES * CLASSES, CLASSES):
-        row = probs[low : low + CLASSES]
-        for j in range(CLASSES):
-            better = row[j] > best[j]
-            best[j] = row[j] if better else best[j]
-            where[j] = np.int32(begin + low + j) if better else where[j]
-    for t in range(len(probs) // CLASSES * CLASSES, len(probs)):
-        if probs[t] > best[t % CLASSES]:
-            best[t % CLASSES] = probs[t]
-            where[t % CLASSES] = begin + t
+            found = (step.strongest_probs, step.strongest_tokens, place * CLASSES)
+            strongest((step.probs, at), (begin, end), found)
 
 
 @embed
@@ -265,7 +272,7 @@ def head_maxima(shape: Array, step: Array, scratch: Array, head: int, n_splits: 
     """Write the largest score of each query head of a head."""
     for i in range(shape.group):
         at = (head * shape.group + i) * shape.max_splits
-        scratch.maxima[i] = _largest(step.split_maxima[at : at + n_splits], scratch.lanes)
+        scratch.maxima[i] = largest_of(step.split_maxima, at, n_splits)
 
 
 @embed

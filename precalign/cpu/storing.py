@@ -65,15 +65,17 @@ def _store_values(
 ) -> None:
     """Put tokens `begin` on of a page, (n, n_kv_heads, head_dim), into it, with their maxima."""
     for t in range(n):
-        place = at + (begin + t) * shape.head_dim
-        if plain is None:
-            _pack(values[t, kv_head], store.value_first, store.value_second, store.value_third, place)
-        else:
-            store.value_first[place : place + shape.head_dim] = values[t, kv_head]
+        for d in range(0, shape.head_dim, shape.row_codes):
+            place = at + d * PAGE_TOKENS + (begin + t) * shape.row_codes
+            row = values[t, kv_head, d : d + shape.row_codes]
+            if plain is None:
+                _pack(row, store.value_first, store.value_second, store.value_third, place)
+            else:
+                store.value_first[place : place + shape.row_codes] = row
         largest = np.uint8(1)
         for code in values[t, kv_head]:
             largest = max(largest, _exponent(shape, code))
-        store.token_maxima[place // shape.head_dim] = largest
+        store.token_maxima[at // shape.head_dim + begin + t] = largest
 
 
 @kernel

@@ -8,6 +8,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from precalign.cpu.rows import Rows, flattened, is_bfloat, is_plain
+from precalign.planes import PAGE_TOKENS
 from precalign.vectors import Emitter, number
 
 if TYPE_CHECKING:
@@ -15,8 +16,13 @@ if TYPE_CHECKING:
 
     from precalign.jit import Array
 
-ROW_CODES, HALF_ROW_CODES = 64, 32
-"""Codes of a row; a head_dim that is no multiple ends with a row of half as many."""
+ROW_CODES = (64, 32)
+"""Codes that a row of values may have; a head_dim takes rows of the most that divide it (`row_codes`)."""
+
+
+def row_codes(head_dim: int) -> int:
+    """Return how many channels of a token lie side by side: a page of values is (head_dim / row_codes, 64 tokens, row_codes)."""
+    return next(n for n in ROW_CODES if head_dim % n == 0)
 
 
 @intrinsic(prefer_literal=True)
@@ -47,12 +53,22 @@ def _add_values(
         bases = [builder.add(out_base, builder.mul(out_stride, number(i))) for i in range(n_heads.literal_value)]
         prob_bases = [builder.add(prob_base, builder.mul(prob_stride, number(i))) for i in range(len(bases))]
         n_vectors = rows.n_vectors * n_rows.literal_value
-        half = builder.lshr(channel, number(1))
+        block_codes = PAGE_TOKENS * rows.n_codes
+        block = builder.mul(channel, number(PAGE_TOKENS))
+        half = builder.lshr(block, number(1))
+
+        def place(token: Array, plane: int, row: int) -> Array:
+            start = builder.add(emit.element(arrays[plane][1], token), half if plane else block)
+            return builder.add(start, number(row * block_codes // (2 if plane else 1)))
 
         def pointer(token: Array, plane: int, row: int) -> Array:
-            codes, places = arrays[plane]
-            start = builder.add(emit.element(places, token), half if plane else channel)
-            return builder.gep(codes, [builder.add(start, number(row * rows.n_codes // (2 if plane else 1)))])
+            return builder.gep(arrays[plane][0], [place(token, plane, row)])
+
+        def lines(token: Array, plane: int, row: int) -> list[Array]:
+            at = place(token, plane, row)
+            offset = builder.and_(at, number(block_codes - 1))
+            begin, half_block = builder.sub(at, offset), number(block_codes // 2)
+            return rows.lines_ahead(pointer(token, plane, row), p1, begin, offset, half_block)
 
         def term(at: Array, held: Sequence[Array]) -> list[Array]:
             token = builder.add(begin, at)
@@ -60,14 +76,14 @@ def _add_values(
             read = rows.read(
                 n_planes,
                 lambda plane, row: pointer(token, plane, row),
-                lambda plane, row: pointer(later, plane, row),
+                lambda plane, row: lines(later, plane, row),
                 n_rows.literal_value,
             )
             numbers = [n for halves in read for n in rows.numbers(halves, absolute=bool(absolute.literal_value))]
-            place = emit.element(tokens, token)
+            own = emit.element(tokens, token)
             results: list[Array] = []
             for i, base in enumerate(prob_bases):
-                p = emit.splat(emit.element(probs, builder.add(base, place)))
+                p = emit.splat(emit.element(probs, builder.add(base, own)))
                 mine = held[i * len(numbers) : (i + 1) * len(numbers)]
                 results += [emit.call("llvm.fma", p, v, sum_) for v, sum_ in zip(numbers, mine, strict=True)]
             return results
@@ -85,7 +101,7 @@ def _add_values(
 add_values = cast("Callable[..., None]", _add_values)
 """add_values(n_heads, n_rows, row_codes, absolute, bfloat, (first, second, third), (place1, place2, place3, n_planes, begin, n_tokens, ahead), channel, (tokens, probs, prob_base, prob_stride), (out, out_base, out_stride))
 
-For each head i and `n_rows` rows of channels from `channel` on: acc = out; for t in [begin, begin + n_tokens): acc = fma(probs[prob_base + i *
+For each head i and `n_rows` rows of `row_codes` channels from `channel` on: acc = out; for t in [begin, begin + n_tokens): acc = fma(probs[prob_base + i *
 prob_stride + tokens[t]], v[t], acc); out = acc, with v[t] read from `n_planes` planes at place1[t], place2[t], place3[t] (without signs if
 `absolute`). The tokens `ahead` further on are prefetched. `out` holds the channels of each row in the order of `row_order`. The first
 four arguments are literals, `bfloat` the marker of `is_bfloat`; codes lie whole if `first` has 16-bit elements, and then one plane is read.

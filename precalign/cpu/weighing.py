@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from precalign.cpu.records import (
+    AHEAD,
     ALIGNED_MAX,
     ALIGNED_SKIP,
     ALIGNEDKV,
@@ -15,8 +16,9 @@ from precalign.cpu.records import (
     ONLINE,
     STATIC,
 )
-from precalign.cpu.scoring import page_begin, planes_for, span, token_maxima
-from precalign.cpu.values import HALF_ROW_CODES, ROW_CODES, add_values
+from precalign.cpu.scoring import asks_all_probs, decide_split, divide_weights, largest_of, page_begin, span, tiles
+from precalign.cpu.tokens import lower_differences
+from precalign.cpu.values import ROW_CODES, add_values
 from precalign.jit import embed
 from precalign.planes import PAGE_TOKENS
 from precalign.rules.base import NEVER, prob_exponent
@@ -24,14 +26,11 @@ from precalign.rules.base import NEVER, prob_exponent
 if TYPE_CHECKING:
     from precalign.jit import Array
 
-AHEAD = PAGE_TOKENS
-"""Tokens between a prefetch and the read."""
-
 
 @embed
 def _row_begin(shape: Array, store: Array, head: int, token: Array) -> Array:
-    """Return the number of the first code of a token's values."""
-    return page_begin(shape, store, head, token // PAGE_TOKENS) + token % PAGE_TOKENS * shape.head_dim
+    """Return the number of the first code of a token's first row of values."""
+    return page_begin(shape, store, head, token // PAGE_TOKENS) + token % PAGE_TOKENS * shape.row_codes
 
 
 @embed
@@ -50,7 +49,7 @@ def find_references(
     kind = rules.kind[head % shape.n_kv_heads]
     for q in range(head * shape.group, (head + 1) * shape.group):
         if ALIGNED_MAX <= kind <= ALIGNED_SKIP:
-            step.references[q] = step.tops[q * shape.max_splits : q * shape.max_splits + n_splits].max()
+            step.references[q] = largest_of(step.tops, q * shape.max_splits, n_splits)
         elif kind == ALIGNEDKV:
             step.references[q] = _margin(bfloat, shape, store, plan, step, scratch, head, q, n_splits)
 
@@ -88,13 +87,11 @@ def _margin(
     planes = (store.value_first, store.value_second, store.value_third)
     reads = (scratch.place1, scratch.place2, scratch.place3, shape.least_planes, 0, n, 0)
     weights, out = (scratch.tokens, step.probs, q * shape.row_tokens, 0), (row, 0, 0)
-    channel = 0
-    while channel < shape.head_dim:
-        if channel + ROW_CODES <= shape.head_dim:
-            add_values(1, 1, ROW_CODES, 1, bfloat, planes, reads, channel, weights, out)
+    for channel in range(0, shape.head_dim, shape.row_codes):
+        if shape.row_codes == ROW_CODES[0]:
+            add_values(1, 1, ROW_CODES[0], 1, bfloat, planes, reads, channel, weights, out)
         else:
-            add_values(1, 1, HALF_ROW_CODES, 1, bfloat, planes, reads, channel, weights, out)
-        channel += ROW_CODES
+            add_values(1, 1, ROW_CODES[1], 1, bfloat, planes, reads, channel, weights, out)
     margin, maxima = np.int32(NEVER), store.value_maxima[head * shape.head_dim : (head + 1) * shape.head_dim]
     for i in range(shape.head_dim):
         largest = np.int32(maxima[plan.channels[i]]) - np.int32(shape.bias)
@@ -109,32 +106,19 @@ def _token_planes(
     """Write how many planes of each token of a split are read, the widest need of the group; 0 leaves the token out."""
     kv_head, planes = head % shape.n_kv_heads, scratch.planes[: end - begin]
     bits = step.value_bits[head * shape.row_tokens + begin : head * shape.row_tokens + end]
-    kind, guard_bits = rules.kind[kv_head], rules.guard_bits[kv_head]
+    kind = rules.kind[kv_head]
     if kind <= STATIC:
         planes[:] = 3 if kind == FULL else rules.value_planes[kv_head]
         bits[:] = 4 + 4 * planes[0]
-        return
-    if kind >= ONLINE:  # decided before the scores were replaced
+    elif kind >= ONLINE:  # decided before the scores were replaced
         for t in range(len(planes)):
             planes[t] = (bits[t] - 4) // 4
-        return
-    differences = scratch.differences[: end - begin]
-    differences[:] = NEVER
-    for q in range(head * shape.group, (head + 1) * shape.group):
-        probs = step.probs[q * shape.row_tokens + begin : q * shape.row_tokens + end]
-        for t in range(len(probs)):
-            differences[t] = min(differences[t], np.int32(step.references[q] - prob_exponent(probs[t])))
-    if kind != ALIGNEDKV:
-        for low in range(0, len(planes), PAGE_TOKENS):
-            maxima = token_maxima(shape, store, head, (begin + low) // PAGE_TOKENS)
-            for t in range(min(PAGE_TOKENS, len(planes) - low)):
-                differences[low + t] -= np.int32(maxima[t])
-    skip_at = rules.skip_diff[kv_head] if kind == ALIGNED_SKIP else NEVER
-    for t in range(len(planes)):
-        wanted = planes_for(differences[t], guard_bits, shape.least_planes)
-        skipped = differences[t] >= skip_at
-        planes[t] = 0 if skipped else wanted
-        bits[t] = 0 if skipped else 4 + 4 * wanted
+    else:
+        scratch.differences[:] = NEVER
+        for q in range(head * shape.group, (head + 1) * shape.group):
+            row = (step.probs, q * shape.row_tokens + begin)
+            lower_differences(row, tiles(begin, end), step.references[q], (scratch.differences, 0))
+        decide_split(shape, rules, store, step, scratch, head, begin, end)
 
 
 @embed
@@ -152,8 +136,8 @@ def _places(shape: Array, store: Array, scratch: Array, head: int, begin: int, e
 
     A row of nibbles that is not read has its place among the constants behind the planes.
     """
-    row = shape.head_dim // 2
-    eights, zeros = len(store.value_second) - row, len(store.value_third) - row
+    row, page = shape.row_codes // 2, PAGE_TOKENS * shape.head_dim // 2
+    eights, zeros = len(store.value_second) - page, len(store.value_third) - page
     n: Array = 0
     for low in range(begin, end, PAGE_TOKENS):
         place = page_begin(shape, store, head, low // PAGE_TOKENS)
@@ -161,7 +145,7 @@ def _places(shape: Array, store: Array, scratch: Array, head: int, begin: int, e
         if uniform > 0:  # planes that are not read are not looked for either
             for i in range(count):
                 scratch.tokens[n + i] = low + i
-                scratch.place1[n + i] = place + i * shape.head_dim
+                scratch.place1[n + i] = place + i * shape.row_codes
                 scratch.place2[n + i] = (place >> 1) + i * row
                 scratch.place3[n + i] = (place >> 1) + i * row
             n += count
@@ -170,24 +154,24 @@ def _places(shape: Array, store: Array, scratch: Array, head: int, begin: int, e
                 planes = scratch.planes[token - begin]
                 scratch.tokens[n], scratch.place1[n], scratch.planes[n] = token, place, planes
                 scratch.place2[n] = place >> 1 if planes > 1 else eights
-                unread = zeros - row if planes == 2 else zeros
+                unread = zeros - page if planes == 2 else zeros
                 scratch.place3[n] = place >> 1 if planes > 2 else unread
                 # Written all the same, and written over by the next token: cheaper than a branch that cannot be foretold.
                 n += np.int64(planes > 0)
-                place += shape.head_dim
+                place += shape.row_codes
     return n
 
 
 @embed
 def _places_ahead(shape: Array, store: Array, scratch: Array, n: int, next_at: int) -> None:
     """Write behind the tokens of a split where the first page of the next one lies, to be prefetched."""
-    row = shape.head_dim // 2
-    eights, zeros = len(store.value_second) - row, len(store.value_third) - row
+    row, page = shape.row_codes // 2, PAGE_TOKENS * shape.head_dim // 2
+    eights, zeros = len(store.value_second) - page, len(store.value_third) - page
     planes = scratch.planes[max(n - 1, 0)]  # a guess: as many as the last token
     second, second_step = (next_at >> 1, row) if planes > 1 else (eights, 0)
     third, third_step = (next_at >> 1, row) if planes > 2 else (zeros, 0)
     for i in range(AHEAD):
-        scratch.place1[n + i] = next_at + i * shape.head_dim
+        scratch.place1[n + i] = next_at + i * shape.row_codes
         scratch.place2[n + i] = second + i * second_step
         scratch.place3[n + i] = third + i * third_step
 
@@ -201,25 +185,30 @@ def _sum_tokens(
     i = 0
     while i < shape.group:
         heads = 4 if i + 4 <= shape.group else min(2, shape.group - i)
+        weights = (tokens, step.probs, (q + i) * shape.row_tokens, shape.row_tokens)
+        out = (step.partials, ((q + i) * shape.max_splits + split) * head_dim, stride)
+        wide, narrow = ROW_CODES
         channel = 0
         while channel < head_dim:
-            weights = (tokens, step.probs, (q + i) * shape.row_tokens, shape.row_tokens)
-            out = (step.partials, ((q + i) * shape.max_splits + split) * head_dim, stride)
-            if channel + ROW_CODES > head_dim:
-                for _ in range(heads):  # the last half row of a head_dim like 96
-                    add_values(1, 1, HALF_ROW_CODES, 0, bfloat, planes, reads, channel, weights, out)
-                    weights = (tokens, step.probs, weights[2] + shape.row_tokens, shape.row_tokens)
-                    out = (step.partials, out[1] + stride, stride)
+            several = channel + 2 * wide <= head_dim and shape.row_codes == wide
+            if shape.row_codes == narrow:
+                if heads == 4:
+                    add_values(4, 1, ROW_CODES[1], 0, bfloat, planes, reads, channel, weights, out)
+                elif heads == 2:
+                    add_values(2, 1, ROW_CODES[1], 0, bfloat, planes, reads, channel, weights, out)
+                else:
+                    add_values(1, 1, ROW_CODES[1], 0, bfloat, planes, reads, channel, weights, out)
             elif heads == 4:
-                add_values(4, 1, ROW_CODES, 0, bfloat, planes, reads, channel, weights, out)
+                add_values(4, 1, ROW_CODES[0], 0, bfloat, planes, reads, channel, weights, out)
+            elif heads == 2 and several:
+                add_values(2, 2, ROW_CODES[0], 0, bfloat, planes, reads, channel, weights, out)
             elif heads == 2:
-                add_values(2, 1, ROW_CODES, 0, bfloat, planes, reads, channel, weights, out)
-            elif channel + 2 * ROW_CODES <= head_dim:
-                add_values(1, 2, ROW_CODES, 0, bfloat, planes, reads, channel, weights, out)
-                channel += ROW_CODES
+                add_values(2, 1, ROW_CODES[0], 0, bfloat, planes, reads, channel, weights, out)
+            elif several:
+                add_values(1, 2, ROW_CODES[0], 0, bfloat, planes, reads, channel, weights, out)
             else:
-                add_values(1, 1, ROW_CODES, 0, bfloat, planes, reads, channel, weights, out)
-            channel += ROW_CODES
+                add_values(1, 1, ROW_CODES[0], 0, bfloat, planes, reads, channel, weights, out)
+            channel += 2 * wide if several and heads < 4 else shape.row_codes
         i += heads
 
 
@@ -237,6 +226,8 @@ def add_split(
 ) -> None:
     """Decide the value bits of a split and write its part of the outputs."""
     begin, end = span(shape, store, head, split)
+    if not asks_all_probs(rules.kind[head % shape.n_kv_heads]):
+        divide_weights(shape, step, scratch, head, begin, end)
     _token_planes(shape, rules, store, step, scratch, head, begin, end)
     uniform = _uniform(scratch.planes[: end - begin])
     n_tokens = _places(shape, store, scratch, head, begin, end, uniform)
