@@ -24,6 +24,10 @@ Array: TypeAlias = Any
 """An array or a number inside a kernel: numba compiles a kernel for the types it meets; its docstring states them."""
 
 
+UNCOUNTED: dict[str, Any] = {"_nrt": False}
+"""numba's option, missing in its type hints: no run-time, so neither allocation nor reference counts."""
+
+
 class _Announcer(event.Listener):
     """Passes on that numba compiles; a kernel that comes out of the cache gives no event."""
 
@@ -53,12 +57,12 @@ def borrowing_kernel(function: F) -> F:
 
     numba counts references to every array that is sliced or passed on, a call each time; over short rows that takes longer than the rows.
     """
-    return cast("F", numba.njit(cache=True, error_model="numpy", nogil=True, _nrt=False)(function))
+    return cast("F", numba.njit(cache=True, error_model="numpy", nogil=True, **UNCOUNTED)(function))
 
 
 def embed(function: F) -> F:
     """Compile a helper into every place in a `borrowing_kernel` that calls it: for helpers with many arguments."""
-    return cast("F", numba.njit(error_model="numpy", nogil=True, forceinline=True, _nrt=False)(function))
+    return cast("F", numba.njit(error_model="numpy", nogil=True, forceinline=True, **UNCOUNTED)(function))
 
 
 def _emit_call(name: str, builder: Array, arguments: Array) -> Array:
