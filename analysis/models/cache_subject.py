@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -137,25 +138,17 @@ class Subject:
     def _parameters(self) -> str:
         return ", ".join(name for name in inspect.signature(self.made).parameters if name not in ("args", "kwargs"))
 
+    def _of_model(self, case: CacheCase) -> tuple[int, int, int, int | None]:
+        sliding = None if self._takes("sliding_window") else self.given.get("sliding_window")
+        return case.case.n_kv_heads, case.case.head_dim, case.layers, sliding
+
     def config(self, case: CacheCase) -> Any:
         """Return the configuration of a model that such a cache could belong to."""
-        heads, head_dim = case.case.n_kv_heads, case.case.head_dim
-        return transformers.MistralConfig(
-            vocab_size=8,
-            hidden_size=heads * head_dim,
-            intermediate_size=8,
-            num_hidden_layers=case.layers,
-            num_attention_heads=heads,
-            num_key_value_heads=heads,
-            head_dim=head_dim,
-            max_position_embeddings=MAX_TOKENS,
-            sliding_window=None if self._takes("sliding_window") else self.given.get("sliding_window"),
-        )
+        return _config(*self._of_model(case))
 
     def model(self, case: CacheCase) -> Any:
         """Return a model of random weights, for classes that ask for the model itself."""
-        made = transformers.AutoModelForCausalLM.from_config(self.config(case))
-        return made.to(DTYPES[case.case.format.name]).eval()
+        return _model(*self._of_model(case), case.case.format.name)
 
     def claim(self, name: str, case: CacheCase) -> Any:
         """Return an attribute by which the class, or a layer of it, says what it does, or None."""
@@ -165,6 +158,27 @@ class Subject:
             if value is not None and not callable(value):
                 return value
         return self.given.get(name)
+
+
+@lru_cache(maxsize=64)
+def _config(n_kv_heads: int, head_dim: int, layers: int, sliding: int | None) -> Any:
+    return transformers.MistralConfig(
+        vocab_size=8,
+        hidden_size=n_kv_heads * head_dim,
+        intermediate_size=8,
+        num_hidden_layers=layers,
+        num_attention_heads=n_kv_heads,
+        num_key_value_heads=n_kv_heads,
+        head_dim=head_dim,
+        max_position_embeddings=MAX_TOKENS,
+        sliding_window=sliding,
+    )
+
+
+@lru_cache(maxsize=16)
+def _model(n_kv_heads: int, head_dim: int, layers: int, sliding: int | None, fmt: str) -> Any:
+    config = _config(n_kv_heads, head_dim, layers, sliding)
+    return transformers.AutoModelForCausalLM.from_config(config).to(DTYPES[fmt]).eval()
 
 
 KNOWN: dict[str, Callable[[Subject, CacheCase], Any]] = {
