@@ -34,9 +34,8 @@ def _scale(blocks: Array, emax: int, scaled: Array, scales: Array) -> None:
         top = np.int32(0)
         for i in range(BLOCK):
             top = max(top, reinterpret(row[i]) & np.int32(0x7FFFFFFF))
+        # Of a block whose numbers are all subnormal the exponent field says -127, and any such exponent ends at -127 after the clamp.
         exponent = (top >> np.int32(23)) - np.int32(127)
-        if exponent == -127:  # subnormal in binary32 too, as bfloat16's subnormals are
-            exponent = (reinterpret(np.float32(reinterpret(top) * np.float32(2.0**64))) >> np.int32(23)) - np.int32(191)
         shared = min(max(exponent - np.int32(emax), np.int32(-127)), np.int32(127))
         scales[b] = np.uint8(shared + 127)
         # 2^127 ends the binades of normal numbers, 2^-127 is subnormal.
