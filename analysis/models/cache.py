@@ -203,6 +203,20 @@ class AlignedCache(DynamicCache):  # type: ignore[misc] # transformers has no ty
         """Refuse to forget tokens."""
         raise UnavailableError("assisted generation is not supported: tokens cannot be taken back")
 
+    def batch_select_indices(self, indices: Any) -> None:  # noqa: ARG002 - transformers' signature
+        """Refuse to split a batch: the planes would keep all of it."""
+        raise UnavailableError("the sequences of a batch cannot be parted")
+
+    def batch_repeat_interleave(self, repeats: int) -> None:  # noqa: ARG002 - transformers' signature
+        """Refuse to repeat sequences: the planes would keep them once."""
+        raise UnavailableError("the sequences of a batch cannot be repeated")
+
+    def reset(self) -> None:
+        """Forget all tokens, and what was counted."""
+        super().reset()
+        for held in (self._live, self._shapes, self._waiting, self._queries or {}):
+            held.clear()
+
 
 def attach(model: Any) -> None:
     """Have a model call precalign's attention.

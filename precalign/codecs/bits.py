@@ -23,7 +23,8 @@ def _pack_row(codes: Array, width: int, out: Array) -> None:
 
 
 @inline
-def _unpack_row(octets: Array, width: int, out: Array) -> None:
+def unpack_row(octets: Array, width: int, out: Array) -> None:
+    """Unpack one row."""
     held, n_held, at = np.uint64(0), 0, 0
     mask = np.uint64((1 << width) - 1)
     for i in range(len(out)):
@@ -47,7 +48,7 @@ def pack_rows(codes: Array, width: int, out: Array) -> None:
 def unpack_rows(octets: Array, width: int, out: Array) -> None:
     """Unpack rows (n_rows, ceil(n width / 8)) into out (n_rows, n), of any unsigned type."""
     for row in range(octets.shape[0]):
-        _unpack_row(octets[row], width, out[row])
+        unpack_row(octets[row], width, out[row])
 
 
 def packed_bytes(n_codes: int, width: int) -> int:

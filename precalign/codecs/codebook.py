@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from precalign.jit import Array, kernel
+from precalign.jit import Array, inline, kernel, reinterpret
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,36 +21,65 @@ SAMPLES_PER_CODEWORD = 64
 LEAST_SAMPLES = 1 << 14
 
 
+@inline
+def _ordered(x: Array) -> Array:
+    """Return an integer that is larger where x is larger: integers have a vector maximum, floats with their NaNs do not."""
+    bits = reinterpret(x)
+    return bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF))
+
+
+@inline
+def _score(block: Array, offsets: Array, book: Array, score: Array, ordered: Array) -> None:
+    """Write x.c - |c|^2/2 of every codeword, ordered, one rounding after the other in the order of the coordinates."""
+    x, y, a, b = block[0], block[1], book[0], book[1]
+    if len(block) == 2:
+        for i in range(len(ordered)):
+            ordered[i] = _ordered((offsets[i] + x * a[i]) + y * b[i])
+        return
+    if len(block) == 4:
+        z, w, c, d = block[2], block[3], book[2], book[3]
+        for i in range(len(ordered)):
+            ordered[i] = _ordered((((offsets[i] + x * a[i]) + y * b[i]) + z * c[i]) + w * d[i])
+        return
+    for i in range(len(score)):
+        score[i] = (offsets[i] + x * a[i]) + y * b[i]
+    for j in range(2, len(block)):
+        x, a = block[j], book[j]
+        for i in range(len(score)):
+            score[i] += x * a[i]
+    for i in range(len(score)):
+        ordered[i] = _ordered(score[i])
+
+
 @kernel
 def nearest_codewords(blocks: Array, book: Array, out: Array) -> None:
-    """Write the index of the nearest codeword of each block; the first of equals.
+    """Write the index of the nearest codeword of each block: of largest x.c - |c|^2/2, the first of equals.
 
     Parameters
     ----------
     blocks : ndarray[float32], (n_blocks, k)
+        k at least 2.
     book : ndarray[float32], (k, n)
         Transposed, so that the codewords lie side by side.
     out : ndarray[uint16], (n_blocks,)
     """
     k, n = book.shape
-    half_squares, score = np.zeros(n, np.float32), np.empty(n, np.float32)
+    offsets = np.zeros(n, np.float32)
     for j in range(k):
         for i in range(n):
-            half_squares[i] += book[j, i] * book[j, i] * np.float32(0.5)
+            offsets[i] += book[j, i] * book[j, i] * np.float32(0.5)
+    offsets[:] = -offsets
+    score, ordered = np.empty(n, np.float32), np.empty(n, np.int32)
     for b in range(blocks.shape[0]):
+        _score(blocks[b], offsets, book, score, ordered)
+        top = ordered[0]
         for i in range(n):
-            score[i] = -half_squares[i]
-        for j in range(k):
-            x, row = blocks[b, j], book[j]
-            for i in range(n):
-                score[i] += x * row[i]
-        best = score[0]
+            top = max(top, ordered[i])
+        top = np.int32(-1) if top == 0 else top  # +0 and -0 are equal scores
+        first = np.int32(n)
         for i in range(n):
-            best = max(best, score[i])
-        i = 0
-        while score[i] < best:
-            i += 1
-        out[b] = i
+            first = min(first, np.int32(i) if ordered[i] >= top else np.int32(n))
+        out[b] = first
 
 
 def directions(k: int, n: int) -> NDArray[np.float64]:

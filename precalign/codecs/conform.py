@@ -9,6 +9,7 @@ import numpy as np
 
 from precalign.codecs.base import CacheShape, Codec
 from precalign.codecs.half import half_codes, half_values
+from precalign.codecs.packed import PackedCodec, growth
 from precalign.codecs.pair import CodedPair, PairCodec
 from precalign.codecs.store import CodedCache, predicted_bytes
 from precalign.errors import PrecalignError, UsageError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 TOKENS = (1, 2, 3, 63, 64, 65, 128, 129, 200, 321)
 """Sequence lengths, ascending: one token, odd ones, both sides of page, group and window ends."""
 HEADS = (1, 2)
+NOT_PACKED = "attention decodes it first"
 HEAD_DIMS = (64, 128)
 
 
@@ -230,6 +232,36 @@ def _stable(codec: Codec | PairCodec, case: Case) -> str:
     return ""
 
 
+def _packed(codec: Codec | PairCodec, case: Case) -> str:
+    """Compare attention over packed codes with exact arithmetic over decoded ones, within the codec's own bound."""
+    assert isinstance(codec, PackedCodec)  # noqa: S101 - others do not claim it
+    rng = np.random.default_rng(case.n_tokens)
+    keys, values = (CodedCache(codec, case.shape(side)) for side in ("keys", "values"))  # type: ignore[arg-type] # it is a codec too
+    keys.append(case.tokens(1))
+    values.append(case.tokens(2))
+    rows = (case.n_kv_heads, 3, case.head_dim)
+    if keys.n_coded:
+        queries, decoded = rng.standard_normal(rows).astype(np.float32), _wide(keys)
+        got = codec.packed_scores(keys.coded()[0], keys.n_coded, keys.coded()[1], keys.shape, queries)
+        size = np.linalg.norm(queries.astype(np.float64), axis=2)[:, :, None] * np.sqrt(case.head_dim)
+        off = np.abs(got - queries.astype(np.float64) @ decoded.swapaxes(1, 2)) / (size * np.abs(decoded).max())
+        if not off.max() <= codec.packed_error(keys.shape):
+            return f"keys: a score is off by {off.max():.3g} of its terms, bound {codec.packed_error(keys.shape):.3g}"
+    if values.n_coded:
+        weights, decoded = rng.random((*rows[:2], values.n_coded), np.float32), _wide(values)
+        sums = codec.packed_sum(values.coded()[0], values.n_coded, values.coded()[1], values.shape, weights)
+        off = np.linalg.norm(sums - weights.astype(np.float64) @ decoded, axis=2)
+        relative = (off / (weights.sum(axis=2) * np.sqrt(case.head_dim) * np.abs(decoded).max())).max()
+        bound = codec.packed_error(values.shape) + growth(values.n_coded)
+        if not relative <= bound:
+            return f"values: a sum is off by {relative:.3g} of its terms, bound {bound:.3g}"
+    return ""
+
+
+def _wide(cache: CodedCache) -> NDArray[np.float64]:
+    return cache.decode()[: cache.n_coded].transpose(1, 0, 2).astype(np.float64)
+
+
 def _to_format(x: NDArray[np.float32], fmt: Format) -> NDArray[np.float32]:
     from precalign.rounding import round_to
 
@@ -259,6 +291,7 @@ CHECKS = {
     "finite": Check("finite numbers stay finite, zeros zero", _finite, tuple(DATA)),
     "refuses": Check("infinities and NaNs are refused, not changed", _refuses),
     "stable": Check("coding what was decoded moves it no further", _stable),
+    "packed": Check("attention over packed codes is that over decoded ones, within a bound", _packed),
 }
 """Name -> check."""
 
@@ -271,9 +304,12 @@ def conform(codec: Codec | PairCodec) -> Iterator[Finding]:
     UsageError
         If no case of the kit fits the codec.
     """
+    disclaims = codec.disclaims
+    if not isinstance(codec, PackedCodec):
+        disclaims = disclaims | {"packed": NOT_PACKED}
     for name, check in CHECKS.items():
-        if name in codec.disclaims:
-            yield Finding(name, None, 0, f"not claimed: {codec.disclaims[name]}")
+        if name in disclaims:
+            yield Finding(name, None, 0, f"not claimed: {disclaims[name]}")
             continue
         cases, example = 0, ""
         for case in _cases(codec, check.data):

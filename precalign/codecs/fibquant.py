@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from precalign.codecs.base import CacheShape, RowCodec, require_multiple
-from precalign.codecs.bits import pack_rows, packed_bytes, unpack_rows
+from precalign.codecs.bits import pack_rows, packed_bytes, unpack_row, unpack_rows
 from precalign.codecs.codebook import fibonacci_codebook, nearest_codewords
+from precalign.codecs.ggml import get_half
+from precalign.codecs.packed import LANES, PackedRows, add_scaled, growth, put_dots
 from precalign.codecs.sphere import NORM_BYTES, haar_rotation, multiply, read_norm, split_norm
 from precalign.errors import UsageError
+from precalign.jit import Array, inline, kernel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,8 +23,41 @@ if TYPE_CHECKING:
 MOST_CODEWORDS = 1 << 16
 
 
+@inline
+def _load(octets: Array, width: int, book: Array, indices: Array, x: Array) -> Array:
+    """Write the rotated unit vector of a row; return its norm."""
+    k = book.shape[1]
+    unpack_row(octets[NORM_BYTES:], width, indices)
+    for b in range(len(indices)):
+        word = book[indices[b]]
+        for j in range(k):
+            x[b * k + j] = word[j]
+    return get_half(octets)
+
+
+@kernel
+def _scores(octets: Array, width: int, book: Array, queries: Array, out: Array) -> None:
+    head_dim = queries.shape[2]
+    x, lanes = np.empty(head_dim, np.float32), np.empty(LANES, np.float32)
+    indices = np.empty(head_dim // book.shape[1], np.uint16)
+    for t in range(octets.shape[0]):
+        for h in range(octets.shape[1]):
+            norm = _load(octets[t, h], width, book, indices, x)
+            put_dots(x, norm, queries[h], lanes, out[h, :, t])
+
+
+@kernel
+def _sum(octets: Array, width: int, book: Array, weights: Array, out: Array) -> None:
+    head_dim = out.shape[2]
+    x, indices = np.empty(head_dim, np.float32), np.empty(head_dim // book.shape[1], np.uint16)
+    for t in range(octets.shape[0]):
+        for h in range(octets.shape[1]):
+            norm = _load(octets[t, h], width, book, indices, x)
+            add_scaled(x, norm, weights[h, :, t], out[h])
+
+
 @dataclass(frozen=True)
-class FibQuant(RowCodec):
+class FibQuant(RowCodec, PackedRows):
     """Rows: binary16 norm, then ceil(log2 n) bits for each block of k rotated coordinates of the unit vector.
 
     Any token alone can be read; scores need the query rotated once, outputs are rotated back once.
@@ -83,3 +120,25 @@ class FibQuant(RowCodec):
         book = fibonacci_codebook(shape.head_dim, self.k, self.n, self.seed)
         rotated = book[indices].reshape(len(octets), shape.head_dim) * read_norm(octets[:, :NORM_BYTES])
         return multiply(rotated, haar_rotation(shape.head_dim, self.seed))
+
+    def score_rows(
+        self, octets: NDArray[np.uint8], queries: NDArray[np.float32], out: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Rotate the query once, then gather codewords."""
+        head_dim = queries.shape[2]
+        rotated = multiply(queries.reshape(-1, head_dim), haar_rotation(head_dim, self.seed).T)
+        book = fibonacci_codebook(head_dim, self.k, self.n, self.seed)
+        _scores(octets, self._index_bits, book, rotated.reshape(queries.shape), out)
+        return out
+
+    def sum_rows(
+        self, octets: NDArray[np.uint8], weights: NDArray[np.float32], out: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Add codewords as they are coded, and rotate the sum back once."""
+        head_dim = out.shape[2]
+        _sum(octets, self._index_bits, fibonacci_codebook(head_dim, self.k, self.n, self.seed), weights, out)
+        return multiply(out.reshape(-1, head_dim), haar_rotation(head_dim, self.seed)).reshape(out.shape)
+
+    def packed_error(self, shape: CacheShape) -> float:
+        """Return three sums of head_dim terms, whose magnitudes a rotation spreads by sqrt(head_dim) at most."""
+        return sqrt(shape.head_dim) * growth(3 * shape.head_dim + 16)

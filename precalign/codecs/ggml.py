@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from precalign.codecs.base import CacheShape, RowCodec, require_multiple
+from precalign.codecs.half import get_half_value
 from precalign.jit import Array, inline, kernel, reinterpret
 
 if TYPE_CHECKING:
@@ -85,13 +86,7 @@ def put_half(x: Array, out: Array) -> None:
 @inline
 def get_half(octets: Array) -> Array:
     """Read a finite binary16, low byte first."""
-    code = np.int32(octets[0]) | (np.int32(octets[1]) << np.int32(8))
-    field, trailing = (code >> 10) & 31, code & 1023
-    if field == 0:
-        size = np.float32(trailing) * np.float32(2.0**-24)
-    else:
-        size = reinterpret(np.int32(((field + 112) << 23) | (trailing << 13)))
-    return -size if code & 0x8000 else size
+    return get_half_value(octets, False)  # noqa: FBT003
 
 
 @inline

@@ -43,6 +43,20 @@ def round_half(x: Array, is_bfloat16: Array) -> Array:
     return round_bfloat16(x) if is_bfloat16 else round_binary16(x)
 
 
+@inline
+def get_half_value(octets: Array, is_bfloat16: Array) -> Array:
+    """Read a finite number of the cache's format, low byte first."""
+    code = np.int32(octets[0]) | (np.int32(octets[1]) << np.int32(8))
+    if is_bfloat16:
+        return reinterpret(np.int32(code << 16))
+    field, trailing = (code >> 10) & 31, code & 1023
+    if field == 0:
+        size = np.float32(trailing) * np.float32(2.0**-24)
+    else:
+        size = reinterpret(np.int32(((field + 112) << 23) | (trailing << 13)))
+    return -size if code & 0x8000 else size
+
+
 def is_bfloat16(fmt: Format) -> bool:
     """Whether a 16-bit format is bfloat16."""
     return fmt == BFLOAT16

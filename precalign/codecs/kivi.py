@@ -8,8 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from precalign.codecs.base import CacheShape, Codec, require_multiple
-from precalign.codecs.groups import decode_groups, encode_groups, group_bytes
+from precalign.codecs.bits import unpack_row
+from precalign.codecs.groups import PARAMETER_BYTES, decode_groups, encode_groups, group_bytes
+from precalign.codecs.half import get_half_value, is_bfloat16
+from precalign.codecs.packed import PackedCodec, growth
 from precalign.errors import UsageError
+from precalign.formats import BFLOAT16
+from precalign.jit import Array, fma, kernel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,8 +22,51 @@ if TYPE_CHECKING:
 WORD_BITS = 32
 
 
+@kernel
+def _scores(groups: Array, width: int, is_bfloat16: Array, queries: Array, out: Array) -> None:
+    """Fold step and minimum of each channel's tokens into the query: q (low + code step) = q low + (q step) code."""
+    n_groups, n_kv_heads, head_dim, _ = groups.shape
+    size = out.shape[2] // n_groups
+    codes, x = np.empty(size, np.uint8), np.empty(size, np.float32)
+    out[:] = 0
+    for block in range(n_groups):
+        for h in range(n_kv_heads):
+            for c in range(head_dim):
+                octets = groups[block, h, c]
+                step, low = get_half_value(octets, is_bfloat16), get_half_value(octets[2:], is_bfloat16)
+                unpack_row(octets[PARAMETER_BYTES:], width, codes)
+                for i in range(size):
+                    x[i] = np.float32(codes[i])
+                for g in range(queries.shape[1]):
+                    to = out[h, g, block * size : (block + 1) * size]
+                    folded, offset = queries[h, g, c] * step, queries[h, g, c] * low
+                    for i in range(size):
+                        to[i] += fma(folded, x[i], offset)
+
+
+@kernel
+def _sum(groups: Array, width: int, is_bfloat16: Array, weights: Array, out: Array) -> None:
+    """Fold step and minimum of each token's channels into its weight."""
+    n_tokens, n_kv_heads, n_groups, _ = groups.shape
+    size = out.shape[2] // n_groups
+    codes, x = np.empty(size, np.uint8), np.empty(size, np.float32)
+    for t in range(n_tokens):
+        for h in range(n_kv_heads):
+            for block in range(n_groups):
+                octets = groups[t, h, block]
+                step, low = get_half_value(octets, is_bfloat16), get_half_value(octets[2:], is_bfloat16)
+                unpack_row(octets[PARAMETER_BYTES:], width, codes)
+                for i in range(size):
+                    x[i] = np.float32(codes[i])
+                for g in range(out.shape[1]):
+                    to = out[h, g, block * size : (block + 1) * size]
+                    folded, offset = weights[h, g, t] * step, weights[h, g, t] * low
+                    for i in range(size):
+                        to[i] += fma(folded, x[i], offset)
+
+
 @dataclass(frozen=True)
-class Kivi(Codec):
+class Kivi(Codec, PackedCodec):
     """Groups of `group` tokens of one channel (keys) or `group` channels of one token (values): step, minimum, codes in 32-bit words.
 
     Keys: the window is coded whole when it holds `window` tokens. Values: exactly the `window` most recent tokens stay.
@@ -79,3 +127,41 @@ class Kivi(Codec):
         if shape.side == "keys":
             rows = np.ascontiguousarray(rows.reshape(-1, shape.token_numbers, self.group).transpose(0, 2, 1))
         return rows.reshape(n_tokens, shape.n_kv_heads, shape.head_dim)
+
+    def packed_scores(
+        self,
+        octets: NDArray[np.uint8],
+        n_tokens: int,
+        header: NDArray[np.uint8],
+        shape: CacheShape,
+        queries: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        """Return q . k of coded keys."""
+        del header
+        groups = octets.reshape(-1, shape.n_kv_heads, shape.head_dim, self._group_bytes)
+        out = np.empty((*queries.shape[:2], n_tokens), np.float32)
+        _scores(groups, self.bits, is_bfloat16(shape.format), queries, out)
+        return out
+
+    def packed_sum(
+        self,
+        octets: NDArray[np.uint8],
+        n_tokens: int,
+        header: NDArray[np.uint8],
+        shape: CacheShape,
+        weights: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        """Return the weighted sum of coded values."""
+        del header
+        groups = octets.reshape(n_tokens, shape.n_kv_heads, -1, self._group_bytes)
+        out = np.zeros((*weights.shape[:2], shape.head_dim), np.float32)
+        _sum(groups, self.bits, is_bfloat16(shape.format), weights, out)
+        return out
+
+    def packed_error(self, shape: CacheShape) -> float:
+        """Return the two roundings to 16 bits that `decode` does and folding does not, and those of the sums.
+
+        |code step| is at most twice the largest magnitude of its group, so the terms of a sum are at most three times it.
+        """
+        u = 2.0**-8 if shape.format == BFLOAT16 else 2.0**-11
+        return 3.1 * u + 2.0**-24 + 3 * growth(2 * shape.head_dim + 8)

@@ -11,7 +11,9 @@ from precalign.codecs.base import CacheShape, RowCodec, require_multiple
 from precalign.codecs.bits import pack_rows, packed_bytes, unpack_rows
 from precalign.formats import E2M1, E4M3FN, E8M0
 from precalign.formats.codes import value_table
-from precalign.interop.mx import BLOCK, mx_encode
+from precalign.interop.mx import BLOCK
+from precalign.jit import Array, kernel, reinterpret
+from precalign.rounding import encode
 
 if TYPE_CHECKING:
     from typing import ClassVar
@@ -19,6 +21,27 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from precalign.formats import Format
+
+
+@kernel
+def _scale(blocks: Array, emax: int, scaled: Array, scales: Array) -> None:
+    """Divide blocks (n, 32) of finite binary32 numbers by 2^shared, shared = floor(log2(max |x|)) - emax; write the E8M0 codes of 2^shared.
+
+    What the division takes below binary32's range rounds to zero in every element format.
+    """
+    for b in range(blocks.shape[0]):
+        row, to = blocks[b], scaled[b]
+        top = np.int32(0)
+        for i in range(BLOCK):
+            top = max(top, reinterpret(row[i]) & np.int32(0x7FFFFFFF))
+        # Of a block whose numbers are all subnormal the exponent field says -127, and any such exponent ends at -127 after the clamp.
+        exponent = (top >> np.int32(23)) - np.int32(127)
+        shared = min(max(exponent - np.int32(emax), np.int32(-127)), np.int32(127))
+        scales[b] = np.uint8(shared + 127)
+        # 2^127 ends the binades of normal numbers, 2^-127 is subnormal.
+        factor = reinterpret(np.int32((127 - shared) << 23)) if shared < 127 else np.float32(2.0**-127)
+        for i in range(BLOCK):
+            to[i] = row[i] * factor
 
 
 class _Mx(RowCodec):
@@ -37,11 +60,12 @@ class _Mx(RowCodec):
     def encode_rows(self, rows: NDArray[np.float32], header: NDArray[np.uint8], shape: CacheShape) -> NDArray[np.uint8]:
         """Return elements, then scales."""
         del header
-        blocks = mx_encode(rows, self.element)
         out = np.empty((len(rows), self.row_bytes(shape.head_dim)), np.uint8)
-        n_scales = shape.head_dim // BLOCK
-        pack_rows(np.asarray(blocks.elements, np.uint8), self.element.total_bits, out[:, :-n_scales])
-        out[:, -n_scales:] = blocks.scales
+        scaled, scales = np.empty_like(rows), np.empty((len(rows), shape.head_dim // BLOCK), np.uint8)
+        _scale(rows.reshape(-1, BLOCK), self.element.emax, scaled.reshape(-1, BLOCK), scales.reshape(-1))
+        elements = np.asarray(encode(scaled, self.element, saturate=True))
+        pack_rows(elements, self.element.total_bits, out[:, : -scales.shape[1]])
+        out[:, -scales.shape[1] :] = scales
         return out
 
     def decode_rows(

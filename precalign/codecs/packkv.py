@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 ORDERS = ("greedy", "median", "none")
 LENGTH_BYTES, SCALE_BYTES, ZERO_BYTES = 4, 4, 4
+LEAST_STEP = 1e-7
+"""Of a token's range: codes stay below `repack.LARGEST_CODE`."""
 BLOCK_HEADER_BYTES = LENGTH_BYTES + BLOCK_TOKENS * (SCALE_BYTES + ZERO_BYTES)
 
 
@@ -56,9 +58,10 @@ class PackKV(PairCodec):
     def check(self, shape: CacheShape) -> None:
         """Raise UsageError for parameters that there are not."""
         del shape
-        if not (0 < self.rel_keys <= 1 and 0 < self.rel_values <= 1) or self.order not in ORDERS or self.window < 0:
+        steps = (self.rel_keys, self.rel_values)
+        if not all(LEAST_STEP <= rel <= 1 for rel in steps) or self.order not in ORDERS or self.window < 0:
             raise UsageError(
-                f"codec {self}: takes rel_keys and rel_values in (0, 1], order {'|'.join(ORDERS)}, window at least 0"
+                f"codec {self}: takes rel_keys and rel_values from {LEAST_STEP:g} to 1, order {'|'.join(ORDERS)}, window at least 0"
             )
 
     def coded_tokens(self, n_tokens: int, shape: CacheShape) -> int:
@@ -88,7 +91,7 @@ class PackKV(PairCodec):
             return np.arange(BLOCK_TOKENS)
         if self.order == "median":
             return np.argsort(np.median(value_codes, axis=1), kind="stable")
-        found: NDArray[np.int64] = greedy_order(np.concatenate([key_codes, value_codes], axis=1))
+        found: NDArray[np.int64] = greedy_order(np.concatenate([key_codes, value_codes], axis=1).astype(np.int32))
         return found
 
     def decode(self, coded: Coded, n_tokens: int, shape: CacheShape) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

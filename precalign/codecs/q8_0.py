@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from precalign.codecs.ggml import BLOCK, GgmlCodec, farthest, get_half, put_half
-from precalign.jit import Array, kernel
+from precalign.codecs.packed import LANES, PackedRows, add_scaled, growth, put_dots
+from precalign.jit import Array, inline, kernel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from precalign.codecs.base import CacheShape
+
+
+BLOCK_BYTES = 2 + BLOCK
 
 
 @kernel
@@ -39,12 +45,38 @@ def _decode(octets: Array, out: Array) -> None:
             out[b, j] = d * np.float32(np.int8(octets[b, 2 + j]))
 
 
+@inline
+def _load(octets: Array, x: Array) -> None:
+    for b in range(len(x) // BLOCK):
+        d = get_half(octets[b * BLOCK_BYTES :])
+        for j in range(BLOCK):
+            x[b * BLOCK + j] = d * np.float32(np.int8(octets[b * BLOCK_BYTES + 2 + j]))
+
+
+@kernel
+def _scores(octets: Array, queries: Array, out: Array) -> None:
+    x, lanes = np.empty(queries.shape[2], np.float32), np.empty(LANES, np.float32)
+    for t in range(octets.shape[0]):
+        for h in range(octets.shape[1]):
+            _load(octets[t, h], x)
+            put_dots(x, np.float32(1), queries[h], lanes, out[h, :, t])
+
+
+@kernel
+def _sum(octets: Array, weights: Array, out: Array) -> None:
+    x = np.empty(out.shape[2], np.float32)
+    for t in range(octets.shape[0]):
+        for h in range(octets.shape[1]):
+            _load(octets[t, h], x)
+            add_scaled(x, np.float32(1), weights[h, :, t], out[h])
+
+
 @dataclass(frozen=True)
-class Q8_0(GgmlCodec):  # noqa: N801 - the format's name
+class Q8_0(GgmlCodec, PackedRows):  # noqa: N801 - the format's name
     """d = max |x| / 127 kept as binary16; code = roundf(x / d) with the unrounded d."""
 
     name = "q8_0"
-    block_bytes = 2 + BLOCK
+    block_bytes = BLOCK_BYTES
 
     def encode_blocks(self, blocks: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
         """Write scale and codes."""
@@ -53,3 +85,21 @@ class Q8_0(GgmlCodec):  # noqa: N801 - the format's name
     def decode_blocks(self, octets: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
         """Write d * code."""
         _decode(octets, out)
+
+    def score_rows(
+        self, octets: NDArray[np.uint8], queries: NDArray[np.float32], out: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Multiply codes and scales in registers: a product of both is exact."""
+        _scores(octets, queries, out)
+        return out
+
+    def sum_rows(
+        self, octets: NDArray[np.uint8], weights: NDArray[np.float32], out: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Add weighted tokens one after the other."""
+        _sum(octets, weights, out)
+        return out
+
+    def packed_error(self, shape: CacheShape) -> float:
+        """Return what the sum over channels rounds."""
+        return growth(shape.head_dim + 8)

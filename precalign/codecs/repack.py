@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from precalign.jit import Array, inline, kernel
+from precalign.jit import Array, inline, kernel, reinterpret
 
 BLOCK_TOKENS = 64
 PACK_TOKENS = 16
+LARGEST_CODE = (1 << 24) - 1
 
 
 @inline
@@ -80,14 +81,20 @@ def pack_limit(n_channels: int, widest: int) -> int:
     return 2 + n_channels * (BLOCK_TOKENS // PACK_TOKENS) * per_pack // 8 + 8
 
 
+@inline
+def _width(span: Array) -> Array:
+    """Return the bits of an integer from 0 to LARGEST_CODE, which binary32 holds exactly: its exponent tells."""
+    return max((reinterpret(np.float32(span)) >> np.int32(23)) - np.int32(126), np.int32(0))
+
+
 @kernel
 def greedy_order(codes: Array) -> Array:
     """Return an order of 64 tokens: packs are begun with the token most like the mean of the rest and filled with those that widen least.
 
     Parameters
     ----------
-    codes : ndarray[int64], (64, n_channels)
-        Of keys and values side by side.
+    codes : ndarray[int32], (64, n_channels)
+        Of keys and values side by side, 0 to LARGEST_CODE.
 
     Returns
     -------
@@ -95,7 +102,7 @@ def greedy_order(codes: Array) -> Array:
     """
     n_channels = codes.shape[1]
     order, free = np.empty(BLOCK_TOKENS, np.int64), np.ones(BLOCK_TOKENS, np.bool_)
-    least, most, mean = np.empty(n_channels, np.int64), np.empty(n_channels, np.int64), np.empty(n_channels)
+    least, most, mean = np.empty(n_channels, np.int32), np.empty(n_channels, np.int32), np.empty(n_channels)
     for place in range(BLOCK_TOKENS):
         if place % PACK_TOKENS == 0:
             chosen = _most_like_the_mean(codes, free, mean)
@@ -130,12 +137,12 @@ def _most_like_the_mean(codes: Array, free: Array, mean: Array) -> Array:
 
 @inline
 def _widens_least(codes: Array, free: Array, least: Array, most: Array) -> Array:
-    best, chosen = np.int64(1 << 62), -1
+    best, chosen = np.int32((1 << 31) - 1), -1
     for t in range(BLOCK_TOKENS):
         if free[t]:
-            bits = np.int64(0)
+            row, bits = codes[t], np.int32(0)
             for c in range(len(least)):
-                bits += bit_length(max(most[c], codes[t, c]) - min(least[c], codes[t, c]))
+                bits += _width(max(most[c], row[c]) - min(least[c], row[c]))
             if bits < best:
                 best, chosen = bits, t
     return chosen

@@ -49,6 +49,17 @@ class CodedCache:
         """Tokens that have left the window."""
         return self.n_tokens - len(self._window)
 
+    @property
+    def window(self) -> NDArray[np.float32]:
+        """The recent tokens in full precision, (n_tokens, n_kv_heads, head_dim)."""
+        return self._window
+
+    def coded(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return the bytes of the coded tokens, and what is stored once; there must be coded tokens."""
+        assert self._header is not None  # noqa: S101 - made when the first block was coded
+        self._coded = [np.concatenate(self._coded)] if len(self._coded) > 1 else self._coded
+        return self._coded[0], self._header
+
     def append(self, tokens: NDArray[np.float32]) -> None:
         """Add tokens; those that leave the window are coded.
 
@@ -75,12 +86,10 @@ class CodedCache:
 
     def decode(self) -> NDArray[np.float32]:
         """Return what is kept, (n_tokens, n_kv_heads, head_dim)."""
-        n_coded = self.n_tokens - len(self._window)
-        if not n_coded:
+        if not self.n_coded:
             return self._window.copy()
-        assert self._header is not None  # noqa: S101 - made when the first block was coded
-        octets = np.concatenate(self._coded)
-        return np.concatenate([self.codec.decode(octets, n_coded, self._header, self.shape), self._window])
+        octets, header = self.coded()
+        return np.concatenate([self.codec.decode(octets, self.n_coded, header, self.shape), self._window])
 
     def to_bytes(self) -> bytes:
         """Return what is kept: the window, what is stored once, the coded tokens."""

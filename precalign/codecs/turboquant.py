@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from precalign.codecs.base import CacheShape, RowCodec
-from precalign.codecs.bits import pack_rows, packed_bytes, unpack_rows
+from precalign.codecs.bits import pack_rows, packed_bytes, unpack_row, unpack_rows
+from precalign.codecs.ggml import get_half
+from precalign.codecs.packed import LANES, PackedRows, add_scaled, growth, put_dots
 from precalign.codecs.sphere import NORM_BYTES, haar_rotation, multiply, read_norm, split_norm
 from precalign.errors import UsageError
+from precalign.jit import Array, inline, kernel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,8 +44,67 @@ def lloyd_max_centroids(head_dim: int, bits: int) -> NDArray[np.float64]:
     return symmetric
 
 
+@inline
+def _load(octets: Array, width: int, centroids: Array, codes: Array, x: Array) -> Array:
+    """Write the rotated unit vector of a row; return its norm."""
+    unpack_row(octets[NORM_BYTES:], width, codes)
+    for i in range(len(x)):
+        x[i] = centroids[codes[i]]
+    return get_half(octets)
+
+
+@inline
+def _load_signs(octets: Array, x: Array) -> Array:
+    """Write the signs of the residual; return its norm."""
+    for i in range(len(x)):
+        x[i] = np.float32(2 * ((octets[NORM_BYTES + (i >> 3)] >> (i & 7)) & 1)) - np.float32(1)
+    return get_half(octets)
+
+
+@kernel
+def _scores(octets: Array, width: int, centroids: Array, queries: Array, out: Array) -> None:
+    head_dim = queries.shape[2]
+    x, codes, lanes = np.empty(head_dim, np.float32), np.empty(head_dim, np.uint8), np.empty(LANES, np.float32)
+    for t in range(octets.shape[0]):
+        for h in range(octets.shape[1]):
+            norm = _load(octets[t, h], width, centroids, codes, x)
+            put_dots(x, norm, queries[h], lanes, out[h, :, t])
+
+
+@kernel
+def _sum(octets: Array, width: int, centroids: Array, weights: Array, out: Array) -> None:
+    head_dim = out.shape[2]
+    x, codes = np.empty(head_dim, np.float32), np.empty(head_dim, np.uint8)
+    for t in range(octets.shape[0]):
+        for h in range(octets.shape[1]):
+            norm = _load(octets[t, h], width, centroids, codes, x)
+            add_scaled(x, norm, weights[h, :, t], out[h])
+
+
+@kernel
+def _add_sign_scores(octets: Array, factor: Array, queries: Array, out: Array) -> None:
+    """Add what the residuals' signs give; octets from the residual's norm on."""
+    x, lanes = np.empty(queries.shape[2], np.float32), np.empty(LANES, np.float32)
+    dots = np.empty(queries.shape[1], np.float32)
+    for t in range(octets.shape[0]):
+        for h in range(octets.shape[1]):
+            left = _load_signs(octets[t, h], x)
+            put_dots(x, factor * left, queries[h], lanes, dots)
+            for g in range(len(dots)):
+                out[h, g, t] += dots[g]
+
+
+@kernel
+def _sign_sum(octets: Array, factor: Array, weights: Array, out: Array) -> None:
+    x = np.empty(out.shape[2], np.float32)
+    for t in range(octets.shape[0]):
+        for h in range(octets.shape[1]):
+            left = _load_signs(octets[t, h], x)
+            add_scaled(x, factor * left, weights[h, :, t], out[h])
+
+
 @dataclass(frozen=True)
-class TurboQuant(RowCodec):
+class TurboQuant(RowCodec, PackedRows):
     """Rows: binary16 norm, codes; with `inner` one bit less per code, the residual's norm and one sign per coordinate of S r.
 
     Attributes
@@ -123,8 +185,44 @@ class TurboQuant(RowCodec):
             left = read_norm(octets[:, end : end + NORM_BYTES])
             bits = np.unpackbits(octets[:, end + NORM_BYTES :], axis=1, count=head_dim, bitorder="little")
             signs = bits.astype(np.float32) * 2 - 1
-            rotated += np.float32(sqrt(pi / 2) / head_dim) * left * multiply(signs, self._gaussian(head_dim))
+            rotated += _sign_factor(head_dim) * left * multiply(signs, self._gaussian(head_dim))
         return multiply(rotated, haar_rotation(head_dim, self.seed))
+
+    def score_rows(
+        self, octets: NDArray[np.uint8], queries: NDArray[np.float32], out: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Rotate the query once, then gather centroids; of the residual, S times that query meets the signs."""
+        head_dim = queries.shape[2]
+        rotated = multiply(queries.reshape(-1, head_dim), haar_rotation(head_dim, self.seed).T)
+        centroids = lloyd_max_centroids(head_dim, self._code_bits).astype(np.float32)
+        end = NORM_BYTES + packed_bytes(head_dim, self._code_bits)
+        _scores(octets[:, :, :end], self._code_bits, centroids, rotated.reshape(queries.shape), out)
+        if self.inner:
+            projected = multiply(rotated, self._gaussian(head_dim).T).reshape(queries.shape)
+            _add_sign_scores(octets[:, :, end:], _sign_factor(head_dim), projected, out)
+        return out
+
+    def sum_rows(
+        self, octets: NDArray[np.uint8], weights: NDArray[np.float32], out: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Add centroids and signs as they are coded, and rotate the sum back once."""
+        head_dim = out.shape[2]
+        centroids = lloyd_max_centroids(head_dim, self._code_bits).astype(np.float32)
+        end = NORM_BYTES + packed_bytes(head_dim, self._code_bits)
+        _sum(octets[:, :, :end], self._code_bits, centroids, weights, out)
+        if self.inner:
+            signs = np.zeros_like(out)
+            _sign_sum(octets[:, :, end:], _sign_factor(head_dim), weights, signs)
+            out += multiply(signs.reshape(-1, head_dim), self._gaussian(head_dim)).reshape(out.shape)
+        return multiply(out.reshape(-1, head_dim), haar_rotation(head_dim, self.seed)).reshape(out.shape)
+
+    def packed_error(self, shape: CacheShape) -> float:
+        """Return three sums of head_dim terms, whose magnitudes a rotation spreads by sqrt(head_dim) at most, S by as much again."""
+        return sqrt(shape.head_dim) ** (1 + self.inner) * growth(3 * shape.head_dim + 32)
+
+
+def _sign_factor(head_dim: int) -> np.float32:
+    return np.float32(sqrt(pi / 2) / head_dim)
 
 
 @lru_cache(maxsize=16)

@@ -43,10 +43,12 @@ def test_a_codec_of_ones_own(tmp_path, monkeypatch, capsys):
     path = list(sys.path)
     assert main(["conform", "my_codecs_for_test:Wasteful", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert all(check["holds"] for check in found["checks"])
+    assert [check["check"] for check in found["checks"] if not check["holds"]] == ["packed"]
     assert main(["conform", "my_codecs_for_test:Lying"]) == 1
     assert "512 bytes, predicted 256" in capsys.readouterr().out
     assert main(["conform", "my_codecs_for_test:np"]) == 2
+    assert "is not a class" in capsys.readouterr().err
+    assert main(["conform", "fractions:Fraction"]) == 2
     assert "is not a subclass of" in capsys.readouterr().err
     assert main(["conform", "my_codecs_for_test:Missing"]) == 2
     assert "cannot be imported" in capsys.readouterr().err

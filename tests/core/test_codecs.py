@@ -1,5 +1,7 @@
 """Every codec: sizes, streams, round trips and edges; and bit for bit against plain implementations that share no code with it."""
 
+import math
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -7,12 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from precalign.codecs import CODECS, CacheShape, Codec, CodedCache, CodedPair, get_codec, predicted_bytes
-from precalign.codecs.codebook import directions, fibonacci_codebook, source
+from precalign.codecs.codebook import directions, fibonacci_codebook, nearest_codewords, source
 from precalign.codecs.repack import greedy_order, pack_block, pack_limit, unpack_block
 from precalign.codecs.sphere import haar_rotation
 from precalign.codecs.turboquant import lloyd_max_centroids
 from precalign.errors import InputError, UsageError
-from precalign.formats import BFLOAT16, BINARY16
+from precalign.formats import BFLOAT16, BINARY16, E2M1, E4M3FN
+from precalign.interop.mx import mx_encode
+from precalign.layouts import default_layout
+from precalign.planes import split_values
 
 ONE_SIDED = sorted(name for name, codec in CODECS.items() if issubclass(codec, Codec))
 PAIRS = sorted(set(CODECS) - set(ONE_SIDED))
@@ -235,6 +240,34 @@ def test_mx_is_that_of_ml_dtypes(name, kind, emax):
     largest = float(ml_dtypes.finfo(kind).max)
     codes = (blocks / 2.0**shared).clip(-largest, largest).astype(np.float32).astype(kind)
     assert np.array_equal(coded(name, x).decode(), (codes.astype(np.float64) * 2.0**shared).reshape(x.shape))
+
+
+@pytest.mark.parametrize(("name", "element"), [("mxfp8", E4M3FN), ("mxfp4", E2M1)])
+def test_mx_over_the_whole_range_of_bfloat16_is_that_of_the_conversion_by_the_specification(name, element):
+    rng = np.random.default_rng(0)
+    wide = np.ldexp(rng.integers(-255, 256, (3000, 1, 2, 32)), rng.integers(-140, 120, (3000, 1, 2, 1))).reshape(
+        -1, 1, 64
+    )
+    x = rounded(np.concatenate([wide, np.zeros((2, 1, 64))]).astype(np.float32), BFLOAT16)
+    assert (np.abs(x[x != 0]) < 2.0**-126).any()  # subnormals
+    octets = np.frombuffer(coded(name, x, fmt=BFLOAT16).to_bytes(), np.uint8).reshape(len(x), -1)
+    blocks = mx_encode(x.reshape(-1, 64), element)
+    assert np.array_equal(octets[:, -2:], blocks.scales)
+    assert np.array_equal(codes_of(octets[:, :-2], element.total_bits, 64), blocks.elements)
+
+
+def codes_of(rows, width, n):
+    streams = (int.from_bytes(row.tobytes(), "little") for row in rows)
+    return np.array([[stream >> (width * i) & ((1 << width) - 1) for i in range(n)] for stream in streams])
+
+
+@pytest.mark.parametrize("head_dim", [64, 51])
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_planes_are_those_that_rules_read(fmt, head_dim):
+    x = draw(20, 1, head_dim, fmt=FORMATS[fmt])
+    kind = np.float16 if fmt == "binary16" else ml_dtypes.bfloat16
+    planes = split_values(x[:, 0].astype(kind).view(np.uint16), default_layout(FORMATS[fmt]))
+    assert coded("planes", x, fmt=FORMATS[fmt]).to_bytes() == np.concatenate(planes, axis=1).tobytes()
 
 
 # --- uniform groups, one number at a time in the cache's own arithmetic
@@ -499,10 +532,47 @@ def test_packs_bit_by_bit(seed, n_channels, bits):
 
 def test_the_greedy_order_packs_no_wider_than_none():
     rng = np.random.default_rng(4)
-    codes = (rng.integers(0, 4, (64, 20)) + 20 * rng.integers(0, 4, (64, 1))).astype(np.int64)
+    codes = (rng.integers(0, 4, (64, 20)) + 20 * rng.integers(0, 4, (64, 1))).astype(np.int32)
     order = greedy_order(codes)
     assert sorted(order) == list(range(64))
     assert len(slow_pack(codes[order].tolist())) < len(slow_pack(codes.tolist())) * 0.8
+
+
+def slow_greedy(codes):
+    """Channel by channel, in Python's integers."""
+    order, free = [], list(range(64))
+    while free:
+        if len(order) % 16 == 0:
+            mean = [sum(codes[t][c] for t in free) for c in range(len(codes[0]))]
+            size = {t: math.sqrt(sum(v * v for v in codes[t])) for t in free}
+            best = max(
+                free, key=lambda t: sum(m * v for m, v in zip(mean, codes[t], strict=True)) / size[t] if size[t] else 0
+            )
+            pack = [best]
+        else:
+            columns = {t: zip(*(codes[u] for u in (*pack, t)), strict=True) for t in free}
+            width = {t: sum((max(column) - min(column)).bit_length() for column in columns[t]) for t in free}
+            best = min(free, key=lambda t: width[t])
+            pack.append(best)
+        order.append(best)
+        free.remove(best)
+    return order
+
+
+@pytest.mark.parametrize("bits", [1, 3, 8, 24])
+def test_the_greedy_order_token_by_token(bits):
+    codes = np.random.default_rng(bits).integers(0, 1 << bits, (64, 12)).astype(np.int32)
+    assert greedy_order(codes).tolist() == slow_greedy(codes.tolist())
+
+
+def test_of_equally_near_codewords_the_first_is_taken():
+    book = np.random.default_rng(0).standard_normal((100, 4)).astype(np.float32)
+    book[70:90] = book[20:40]
+    indices = np.empty(100, np.uint16)
+    nearest_codewords(book * np.float32(1.0), np.ascontiguousarray(book.T), indices)
+    assert indices.tolist() == [*range(70), *range(20, 40), *range(90, 100)]
+    nearest_codewords(np.zeros((100, 4), np.float32), np.zeros((4, 7), np.float32), indices)
+    assert not indices.any()
 
 
 def test_packkv_is_within_half_a_step_and_attention_does_not_see_the_order():
