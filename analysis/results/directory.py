@@ -41,6 +41,29 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def whole_file(target: Path) -> Iterator[Path]:
+    """Yield a place beside `target` to write a file to; when the block ends well it takes the name, else nothing remains of it.
+
+    Raises
+    ------
+    OutputError
+        Where the system refuses to write.
+    """
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    with writing(target):
+        try:
+            yield part
+            handle = os.open(part, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+
+
 def check_target(target: Path, *, overwrite: bool) -> None:
     """Refuse a target that must not be written, before any work is done.
 
