@@ -14,6 +14,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from precalign.analysis.compare.schema import COMPARE_FILE, COMPARE_SCHEMA
+from precalign.analysis.diff.schema import DIFF_FILE, DIFF_SCHEMA
 from precalign.analysis.frontier.schema import FRONTIER_FILE, FRONTIER_SCHEMA
 from precalign.analysis.readers import printable
 from precalign.analysis.results.reader import any_summary
@@ -46,6 +47,7 @@ SINGLE = {
     SUMMARY_SCHEMA: Kind({name: f"{name}.parquet" for name in TABLES}, _table_forms([*TABLES])),
     FRONTIER_SCHEMA: Kind({"frontier": FRONTIER_FILE}, {"frontier": FRONTIER_SCHEMA}),
     COMPARE_SCHEMA: Kind({"compare": COMPARE_FILE}, {"compare": COMPARE_SCHEMA}),
+    DIFF_SCHEMA: Kind({"diff": DIFF_FILE}, {"diff": DIFF_SCHEMA}),
 }
 """`schema` of the summary.json of a single result -> where its tables are."""
 

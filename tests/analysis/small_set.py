@@ -23,7 +23,9 @@ def write_set(path, singles, *, parts=2, finished=True):
             held = [_with_dump(name, pq.read_table(singles[name] / f"{table}.parquet")) for name in names[part::parts]]
             pq.write_table(pa.concat_tables(held), folder / f"part-{part:05}.parquet")
     if finished:
-        summary = {"schema": "precalign.set/1", "precalign": "0", "dumps": len(names)}
+        single = json.loads((singles[names[0]] / "summary.json").read_text())
+        summary = {"schema": "precalign.set/1", "precalign": "0", "set": {"n_dumps": len(names)}}
+        summary |= {name: single[name] for name in ("options", "layout", "rules")}
         (path / "summary.json").write_text(json.dumps(summary))
     return path
 
