@@ -29,6 +29,8 @@ COMMANDS = {
         "precalign.cli.commands.analyze", "Tell how many bits of a dumped KV cache decode attention needs."
     ),
     "report": Entry("precalign.cli.commands.report", "Render a result directory again, without recomputing."),
+    "query": Entry("precalign.cli.commands.query", "Ask results with SQL."),
+    "diff": Entry("precalign.cli.commands.diff", "Tell what differs between two results, and what beyond noise."),
     "whatif": Entry(
         "precalign.cli.commands.whatif", "Ask when reduced access pays: another model shape, another GPU, a roofline."
     ),
@@ -70,7 +72,7 @@ COMMANDS = {
 
 
 GROUPS = {
-    "A cache": ("inspect", "analyze", "report", "whatif"),
+    "A cache": ("inspect", "analyze", "report", "query", "diff", "whatif"),
     "Rules": ("frontier", "tune", "bounds"),
     "Codecs": ("compare", "conform", "audit-fp8"),
     "Models": ("capture", "eval", "demo"),

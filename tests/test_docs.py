@@ -35,6 +35,9 @@ def commands(block):
     """Split a console block into (command, promised output)."""
     for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
         command, _, output = part.partition("\n")
+        while command.count('"') % 2:  # a quoted text goes on in the next line
+            line, _, output = output.partition("\n")
+            command += f"\n{line}"
         yield command, output
 
 

@@ -1,14 +1,19 @@
-"""Write the tables of docs/results.md and docs/commands/frontier.md from the schemas: `python tests/write_results_docs.py`."""
+"""Write the tables of docs/results.md, docs/commands/frontier.md and docs/commands/diff.md from the schemas: `python tests/write_results_docs.py`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from precalign.analysis.diff.schema import COLUMNS as DIFF_COLUMNS
 from precalign.analysis.frontier.schema import COLUMNS
 from precalign.analysis.results.schema import TABLES
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-PAGES = {DOCS / "results.md": TABLES, DOCS / "commands/frontier.md": {"frontier": COLUMNS}}
+PAGES = {
+    DOCS / "results.md": TABLES,
+    DOCS / "commands/frontier.md": {"frontier": COLUMNS},
+    DOCS / "commands/diff.md": {"diff": DIFF_COLUMNS},
+}
 MARK = "<!-- columns of {} -->"
 
 

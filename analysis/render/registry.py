@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from precalign.analysis.compare.schema import COMPARE_PAGE
+from precalign.analysis.diff.schema import DIFF_PAGE
 from precalign.analysis.frontier.schema import FRONTIER_PAGE
 from precalign.analysis.results.reader import any_summary, open_result
 from precalign.analysis.results.schema import REPORT_FILE
@@ -32,6 +33,11 @@ SPECIAL = {
         "precalign.analysis.compare.reader:open_comparison",
         "precalign.analysis.render.comparison",
         COMPARE_PAGE,
+    ),
+    "precalign.diff": (
+        "precalign.analysis.diff.reader:open_difference",
+        "precalign.analysis.render.difference",
+        DIFF_PAGE,
     ),
 }
 """Kinds of result directories other than those of analyze: kind -> (opener, module with html, terminal and show, name of the page)."""
@@ -61,7 +67,7 @@ def render(directory: Path, name: str) -> str:
     Parameters
     ----------
     directory : Path
-        Written by `precalign analyze`, `frontier` or `compare`.
+        Written by `precalign analyze`, `frontier`, `compare` or `diff`.
     name : str
         A key of `RENDERERS`.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from precalign.analysis.compare.schema import COMPARE_FILE, COMPARE_PAGE, COMPARE_SCHEMA
+from precalign.analysis.diff.schema import DIFF_FILE, DIFF_PAGE, DIFF_SCHEMA
 from precalign.analysis.frontier.schema import FRONTIER_FILE, FRONTIER_PAGE, FRONTIER_SCHEMA
 from precalign.analysis.results.schema import REPORT_FILE, SUMMARY_FILE, SUMMARY_SCHEMA, TABLES
 from precalign.errors import OutputError
@@ -22,8 +23,9 @@ FILES = {SUMMARY_FILE, REPORT_FILE, *(f"{table}.parquet" for table in TABLES)}
 """Everything that `precalign analyze` writes to a directory."""
 FRONTIER_FILES = {SUMMARY_FILE, FRONTIER_FILE, FRONTIER_PAGE}
 COMPARE_FILES = {SUMMARY_FILE, COMPARE_FILE, COMPARE_PAGE}
-"""The same of `precalign frontier` and `precalign compare`; a directory with anything else in it is never replaced."""
-KINDS = tuple(schema.rpartition("/")[0] for schema in (SUMMARY_SCHEMA, FRONTIER_SCHEMA, COMPARE_SCHEMA))
+DIFF_FILES = {SUMMARY_FILE, DIFF_FILE, DIFF_PAGE}
+"""The same of `precalign frontier`, `compare` and `diff`; a directory with anything else in it is never replaced."""
+KINDS = tuple(schema.rpartition("/")[0] for schema in (SUMMARY_SCHEMA, FRONTIER_SCHEMA, COMPARE_SCHEMA, DIFF_SCHEMA))
 """Kinds of result directories: `schema` in their summary.json without its version."""
 
 
@@ -39,6 +41,29 @@ def writing(path: Path) -> Iterator[None]:
         raise OutputError(
             f"{path}: cannot be written: {reason}", hint="nothing was left there; choose another place"
         ) from error
+
+
+@contextmanager
+def whole_file(target: Path) -> Iterator[Path]:
+    """Yield a place beside `target` to write a file to; when the block ends well it takes the name, else nothing remains of it.
+
+    Raises
+    ------
+    OutputError
+        Where the system refuses to write.
+    """
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    with writing(target):
+        try:
+            yield part
+            handle = os.open(part, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:
@@ -62,7 +87,9 @@ def check_target(target: Path, *, overwrite: bool) -> None:
                 hint="choose another directory",
             )
         if foreign := sorted(
-            entry.name for entry in target.iterdir() if entry.name not in FILES | FRONTIER_FILES | COMPARE_FILES
+            entry.name
+            for entry in target.iterdir()
+            if entry.name not in FILES | FRONTIER_FILES | COMPARE_FILES | DIFF_FILES
         ):
             raise OutputError(
                 f"{target}: holds files that precalign did not write ({', '.join(map(repr, foreign[:3]))}), so it is not overwritten",

@@ -27,7 +27,7 @@ from precalign.cli.output import write_whole
     help="File to write.  [default: for html the page in DIRECTORY, else the terminal]",
 )
 def command(*, directory: Path, form: str, output: Path | None) -> None:
-    """Render the result directory of analyze or frontier again, without computing anything.
+    """Render the result directory of analyze, frontier, compare or diff again, without computing anything.
 
     \b
     Examples:
