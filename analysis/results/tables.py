@@ -28,10 +28,13 @@ class TableWriter:
     schema : pyarrow.Schema
     shown : Path
         What an error calls the place; the file itself lies in a temporary directory.
+    group_rows : int, optional
+        Rows of a row group; `ROW_GROUP_ROWS` if not given.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema, shown: Path) -> None:
+    def __init__(self, path: Path, schema: pa.Schema, shown: Path, group_rows: int | None = None) -> None:
         self._schema, self._shown = schema, shown
+        self._group_rows = ROW_GROUP_ROWS if group_rows is None else group_rows
         self._waiting: list[pa.Table] = []
         self._rows = 0
         with writing(shown):
@@ -41,14 +44,14 @@ class TableWriter:
         """Append rows in the schema's columns."""
         self._waiting.append(table)
         self._rows += table.num_rows
-        if self._rows >= ROW_GROUP_ROWS:
-            self._flush(keep=self._rows % ROW_GROUP_ROWS)
+        if self._rows >= self._group_rows:
+            self._flush(keep=self._rows % self._group_rows)
 
     def _flush(self, keep: int) -> None:
         """Write whole row groups; where they are cut depends on the number of rows alone, not on the pieces."""
         table = pa.concat_tables(self._waiting)
         with writing(self._shown):
-            self._writer.write_table(table.slice(0, table.num_rows - keep), row_group_size=ROW_GROUP_ROWS)
+            self._writer.write_table(table.slice(0, table.num_rows - keep), row_group_size=self._group_rows)
         self._waiting, self._rows = [table.slice(table.num_rows - keep)], keep
 
     def close(self) -> None:
