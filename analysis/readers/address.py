@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
 
 from precalign.analysis.readers.base import printable
 from precalign.errors import InputError, UnavailableError
@@ -15,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::|://)")
+
+WITH_QUERY = ("http", "https")
+"""Protocols in whose URLs a question mark begins a query; elsewhere it is a letter of a name, or of a pattern."""
 
 
 def is_url(text: str) -> bool:
@@ -25,9 +27,12 @@ def is_url(text: str) -> bool:
 def shown_url(url: str) -> str:
     """Return a URL without user, password and query: these may be credentials, and results are passed on."""
     if url.count("://") != 1:
-        return url
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+        return url  # a chain of protocols, of which only fsspec knows what is what
+    scheme, _, rest = url.partition("://")
+    if scheme in WITH_QUERY:
+        rest = re.split(r"[?#]", rest, maxsplit=1)[0]
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,10 @@ class Remote:
 
     def beside(self, name: str) -> Remote:
         """Return another object in the same folder."""
-        head, query, tail = self.url.partition("?")
-        return Remote(f"{head.rpartition('/')[0]}/{name}{query}{tail}")
+        end = len(self.url)
+        if self.url.startswith(WITH_QUERY) and (query := re.search(r"[?#]", self.url)):
+            end = query.start()
+        return Remote(f"{self.url[:end].rpartition('/')[0]}/{name}{self.url[end:]}")
 
     def __str__(self) -> str:
         return shown_url(self.url)

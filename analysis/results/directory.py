@@ -32,12 +32,13 @@ OURS = FILES | FRONTIER_FILES | COMPARE_FILES | SET_FILES | {RUN_FOLDER}
 """All of them, and what an unfinished set leaves; a directory with anything else in it is never replaced."""
 KINDS = tuple(schema.rpartition("/")[0] for schema in (SUMMARY_SCHEMA, FRONTIER_SCHEMA, COMPARE_SCHEMA, SET_SCHEMA))
 """Kinds of result directories: `schema` in their summary.json without its version."""
+NOTHING_LEFT = "nothing was left there; choose another place"
 PARTIAL, REPLACED = ".partial", ".replaced"
 """Suffixes of directories beside the target: of a result in the making, and of an earlier one that makes place for it."""
 
 
 @contextmanager
-def writing(path: Path, hint: str = "nothing was left there; choose another place") -> Iterator[None]:
+def writing(path: Path, hint: str = NOTHING_LEFT) -> Iterator[None]:
     """Turn an operating system's refusal to write into an `OutputError` that names `path`."""
     try:
         yield

@@ -66,7 +66,7 @@ class PartWriter:
         if self._writer is not None:
             self._writer.close()
         self.paths.append(self._folder / f"part-{len(self.paths):05d}.parquet")
-        self._writer = TableWriter(self.paths[-1], self._schema, self._shown, GROUP_ROWS)
+        self._writer = TableWriter(self.paths[-1], self._schema, self._shown, GROUP_ROWS, HINT)
         self._room = PART_ROWS
 
     def close(self) -> None:
@@ -189,7 +189,7 @@ class _Dumps:
     def __init__(self, path: Path, space: Workspace, refused: dict[int, str], n_rules: int) -> None:
         self._found_bad, self._n_rules = refused, n_rules
         self._plan: Iterator[Planned] = read_plan(space.plan)
-        self._writer = TableWriter(path, dumps_schema(), space.target, GROUP_ROWS)
+        self._writer = TableWriter(path, dumps_schema(), space.target, GROUP_ROWS, HINT)
         self._open: Planned | None = None
         self._reason: str | None = None
         self._here = [0, 0, 0]

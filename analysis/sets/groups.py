@@ -205,16 +205,16 @@ def _entry(part: Part, result: HeadResult) -> dict[str, Any]:
 
 def pack(finished: Finished) -> bytes:
     """Return heads and rows as bytes that tell whether they are whole."""
-    options = pa.ipc.IpcWriteOptions(compression="zstd")
     streams = {}
     for name, table in finished.tables.items():
         sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
+        with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)
         streams[name] = sink.getvalue().to_pybytes()
     lengths = {name: len(stream) for name, stream in streams.items()}
     header = json.dumps({"heads": finished.heads, "lengths": lengths}, separators=(",", ":")).encode()
-    body = b"".join([len(header).to_bytes(8, "little"), header, *streams.values()])
+    rows = pa.compress(b"".join(streams.values()), codec="zstd", asbytes=True)  # at once: the tables are wide and short
+    body = b"".join([len(header).to_bytes(8, "little"), header, rows])
     return MAGIC + hashlib.sha256(body).digest() + body
 
 
@@ -229,8 +229,12 @@ def unpack(packed: bytes, *, with_tables: bool = True) -> Finished:
     body = memoryview(packed)[len(MAGIC) + DIGEST_BYTES :]
     end = 8 + int.from_bytes(body[:8], "little")
     header = json.loads(bytes(body[8:end]))
-    tables = {}
-    for name, length in header["lengths"].items() if with_tables else ():
-        tables[name] = pa.ipc.open_stream(body[end : end + length]).read_all()
-        end += length
+    if not with_tables:
+        return Finished(header["heads"])
+    lengths: dict[str, int] = header["lengths"]
+    rows = pa.decompress(body[end:], decompressed_size=sum(lengths.values()), codec="zstd")
+    tables, begin = {}, 0
+    for name, length in lengths.items():
+        tables[name] = pa.ipc.open_stream(rows.slice(begin, length)).read_all()
+        begin += length
     return Finished(header["heads"], tables)

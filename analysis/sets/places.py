@@ -27,7 +27,7 @@ def is_set(arguments: Sequence[str]) -> bool:
     (argument,) = arguments
     place = place_of(argument)
     if isinstance(place, Remote):
-        return MAGIC.search(argument) is not None or _is_remote_folder(place)
+        return MAGIC.search(str(place)) is not None or _is_remote_folder(place)
     if place.is_dir():
         return not any(place.glob("*.npy"))
     return not place.exists() and MAGIC.search(argument) is not None
@@ -167,7 +167,7 @@ def _remote(place: Remote) -> list[Place]:
     fs, path = file_system(place.url)
     with reading(place):
         fs.invalidate_cache()
-        if MAGIC.search(path):
+        if MAGIC.search(str(place)):
             names = sorted(name for name in fs.glob(path) if fs.isfile(name))
         elif fs.isdir(path):
             names = sorted(name for name in fs.find(path) if name.endswith(SUFFIXES))

@@ -94,9 +94,7 @@ class Planned:
         return cls(**held)
 
 
-def plan_dumps(
-    request: Request, places: Sequence[Place], names: Sequence[str], *, strict: bool, before: Iterator[Planned] | None
-) -> Iterator[Planned]:
+def plan_dumps(request: Request, places: Sequence[Place], names: Sequence[str], *, strict: bool) -> Iterator[Planned]:
     """Yield the plan of every dump, in order.
 
     Parameters
@@ -105,23 +103,16 @@ def plan_dumps(
     places, names : sequences
     strict : bool
         Whether the first dump that cannot be used ends the planning.
-    before : iterator of Planned, optional
-        What an earlier run planned for the same places; a dump that has not changed since is not opened again.
 
     Raises
     ------
     InputError
         With `strict`.
-    OutputError
-        If a dump has changed since `before`.
     """
 
     def work(number: int, _advance: Callable[[int], None]) -> Planned:
         return _plan_dump(request, number, places[number], names[number])
 
-    if before is not None:
-        yield from (_checked(planned, place) for planned, place in zip(before, places, strict=True))
-        return
     form: dict[str, Any] | None = None
     for found in in_order(range(len(places)), AT_ONCE, work):
         planned = found
@@ -142,17 +133,24 @@ def _of_form(planned: Planned, form: dict[str, Any]) -> Planned:
     return replace(planned, refused=f"{planned.name}: is {has}, the set is {had}, like its first dump", heads=())
 
 
-def _checked(planned: Planned, place: Place) -> Planned:
-    try:
-        changed = change(planned.identity, identity(place))
-    except PrecalignError as error:
-        changed = None if planned.refused is not None else error.message
-    if changed is not None:
-        raise OutputError(
-            f"the unfinished run was begun with another {planned.name}: {changed}",
-            hint="start again with --overwrite",
-        )
-    return planned
+def check_same(plans: Iterator[Planned], places: Sequence[Place]) -> None:
+    """Look whether dumps are still what was planned; none is opened.
+
+    Raises
+    ------
+    OutputError
+        If one has changed.
+    """
+    for planned, place in zip(plans, places, strict=True):
+        try:
+            changed = change(planned.identity, identity(place))
+        except PrecalignError as error:
+            changed = None if planned.refused is not None else error.message
+        if changed is not None:
+            raise OutputError(
+                f"the unfinished run was begun with another {planned.name}: {changed}",
+                hint="start again with --overwrite",
+            )
 
 
 def _plan_dump(request: Request, number: int, place: Place, name: str) -> Planned:

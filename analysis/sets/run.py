@@ -13,10 +13,10 @@ from precalign.analysis.sets.assemble import assemble
 from precalign.analysis.sets.engines import engine
 from precalign.analysis.sets.groups import compute, make_groups, unpack
 from precalign.analysis.sets.places import names_of
-from precalign.analysis.sets.planning import first_usable, plan_dumps, read_plan
+from precalign.analysis.sets.planning import check_same, first_usable, plan_dumps, read_plan
 from precalign.analysis.sets.request import versions
 from precalign.analysis.sets.workspace import HINT, workspace
-from precalign.errors import InputError
+from precalign.errors import InputError, OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -102,7 +102,8 @@ def analyze_set(
         if space.published():
             space.remove()
         else:
-            _plan(space, request, places, names, strict=strict)
+            if not _still_planned(space, places, overwrite=overwrite):
+                _plan(space, request, places, names, strict=strict)
             form = first_usable(read_plan(space.plan)).form
             assert form is not None  # noqa: S101 - it is usable
             watch.planned(sum(planned.n_steps for planned in read_plan(space.plan) if planned.refused is None))
@@ -118,15 +119,23 @@ def _listed(names: Sequence[str], places: Sequence[Place]) -> list[list[str]]:
     return [[name, str(place)] for name, place in zip(names, places, strict=True)]
 
 
-def _plan(space: Workspace, request: Request, places: Sequence[Place], names: Sequence[str], *, strict: bool) -> None:
-    before = space.earlier_plan()
-    plans = plan_dumps(request, places, names, strict=strict, before=before)
-    if before is not None:
-        for _ in plans:  # only looks whether a dump has changed
-            pass
-        return
+def _still_planned(space: Workspace, places: Sequence[Place], *, overwrite: bool) -> bool:
+    """Whether an earlier run has planned the same dumps, none of which has changed since."""
+    if not space.plan.exists():
+        return False
     try:
-        space.write_plan(plans)
+        check_same(read_plan(space.plan), places)
+    except OutputError:
+        if not overwrite:
+            raise
+        space.start_again()
+        return False
+    return True
+
+
+def _plan(space: Workspace, request: Request, places: Sequence[Place], names: Sequence[str], *, strict: bool) -> None:
+    try:
+        space.write_plan(plan_dumps(request, places, names, strict=strict))
         first_usable(read_plan(space.plan))
     except InputError:
         space.forget()

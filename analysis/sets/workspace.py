@@ -22,7 +22,6 @@ from precalign.analysis.results.unfinished import (
     unfinished,
 )
 from precalign.analysis.sets.groups import whole
-from precalign.analysis.sets.planning import read_plan
 from precalign.errors import OutputError
 
 if TYPE_CHECKING:
@@ -96,9 +95,12 @@ class Workspace:
             if entry.name != LOCK_FILE:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
-    def earlier_plan(self) -> Iterator[Planned] | None:
-        """Yield what was planned, or return None."""
-        return read_plan(self.plan) if self.plan.exists() else None
+    def start_again(self) -> None:
+        """Throw away what was planned and computed."""
+        with writing(self.target, HINT):
+            self.plan.unlink()
+            shutil.rmtree(self._groups)
+            self._groups.mkdir()
 
     def write_plan(self, plans: Iterable[Planned]) -> None:
         """Write the plan, whole or not at all."""
