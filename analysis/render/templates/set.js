@@ -1,8 +1,11 @@
 (function () {
   const data = JSON.parse(document.getElementById("data").textContent);
-  if (!data.rules.length) return;
+  if (!data.rules.length) {
+    document.documentElement.dataset.ready = "true";
+    return;
+  }
   const LOG = "output_relative_error_to_exact_median";
-  const scaled = (name, what) => (v) => {
+  const scaled = (name) => (v) => {
     if (v === null) return null;
     if (name === LOG) return v > 0 ? Math.log10(v) : null;
     return name === "bytes_saving" ? 100 * v : v;
@@ -10,7 +13,7 @@
   const unit = (name, what) => (name === LOG ? (what === "mean" ? "log₁₀" : "log₁₀ of the factor") : name === "bytes_saving" ? (what === "mean" ? "%" : "points") : "bits");
 
   function heat(held, name, what) {
-    const z = held.heat.maps[name][what].map((row) => row.map(scaled(name, what)));
+    const z = held.heat.maps[name][what].map((row) => row.map(scaled(name)));
     const few = held.heat.layers.length * held.heat.kv_heads.length <= 120;
     draw("heat-" + what, [{
       type: "heatmap", z, x: held.heat.kv_heads.map(String), y: held.heat.layers.map(String), colorscale: "Cividis", xgap: 1, ygap: 1,
@@ -42,4 +45,5 @@
   }
   for (const id of ["rule", "measure"]) document.getElementById(id).addEventListener("change", show);
   show();
+  document.documentElement.dataset.ready = "true";
 })();
