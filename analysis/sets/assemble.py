@@ -179,7 +179,8 @@ def _kept(finished: Finished, dumps: _Dumps, schemas: dict[str, pa.Schema]) -> d
         rows = [finished.tables[table].slice(begin, count) for begin, count, _ in runs]
         plain = pa.concat_tables([finished.tables[table].slice(0, 0), *rows])
         names = pa.array([name for _, count, name in runs for _ in range(count)], pa.string())
-        tables[table] = pa.Table.from_arrays([names, *plain.columns], schema=schemas[table])
+        # One chunk a group: chunks of a few rows in a hundred columns cost more than the rows.
+        tables[table] = pa.Table.from_arrays([names, *plain.combine_chunks().columns], schema=schemas[table])
     return tables
 
 

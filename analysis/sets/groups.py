@@ -205,16 +205,18 @@ def _entry(part: Part, result: HeadResult) -> dict[str, Any]:
 
 def pack(finished: Finished) -> bytes:
     """Return heads and rows as bytes that tell whether they are whole."""
-    streams = {}
+    streams: dict[str, bytes] = {}
+    lengths: dict[str, tuple[int, int]] = {}
     for name, table in finished.tables.items():
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, table.schema) as writer:
-            writer.write_table(table)
-        streams[name] = sink.getvalue().to_pybytes()
-    lengths = {name: len(stream) for name, stream in streams.items()}
+            writer.write_table(table.combine_chunks())
+        stream = sink.getvalue()
+        # The whole stream at once, because tables are wide and short; each table by itself, so that none keeps others in memory.
+        packed = pa.compress(stream, codec="zstd", asbytes=True)
+        streams[name], lengths[name] = packed, (len(packed), stream.size)
     header = json.dumps({"heads": finished.heads, "lengths": lengths}, separators=(",", ":")).encode()
-    rows = pa.compress(b"".join(streams.values()), codec="zstd", asbytes=True)  # at once: the tables are wide and short
-    body = b"".join([len(header).to_bytes(8, "little"), header, rows])
+    body = b"".join([len(header).to_bytes(8, "little"), header, *streams.values()])
     return MAGIC + hashlib.sha256(body).digest() + body
 
 
@@ -231,10 +233,9 @@ def unpack(packed: bytes, *, with_tables: bool = True) -> Finished:
     header = json.loads(bytes(body[8:end]))
     if not with_tables:
         return Finished(header["heads"])
-    lengths: dict[str, int] = header["lengths"]
-    rows = pa.decompress(body[end:], decompressed_size=sum(lengths.values()), codec="zstd")
-    tables, begin = {}, 0
-    for name, length in lengths.items():
-        tables[name] = pa.ipc.open_stream(rows.slice(begin, length)).read_all()
-        begin += length
+    tables = {}
+    for name, (length, size) in header["lengths"].items():
+        stream = pa.decompress(body[end : end + length], decompressed_size=size, codec="zstd")
+        tables[name] = pa.ipc.open_stream(stream).read_all()
+        end += length
     return Finished(header["heads"], tables)
