@@ -6,9 +6,10 @@ from pathlib import Path
 
 from precalign.analysis.frontier.schema import COLUMNS
 from precalign.analysis.results.schema import TABLES
+from precalign.analysis.sets.schema import DUMPS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-PAGES = {DOCS / "results.md": TABLES, DOCS / "commands/frontier.md": {"frontier": COLUMNS}}
+PAGES = {DOCS / "results.md": {"dumps": DUMPS, **TABLES}, DOCS / "commands/frontier.md": {"frontier": COLUMNS}}
 MARK = "<!-- columns of {} -->"
 
 

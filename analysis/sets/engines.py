@@ -66,6 +66,17 @@ def engine(cluster: str | None, jobs: int, work: Work, progress: Progress) -> It
         yield _Dask(client, work, progress)
 
 
+def drive(running: Engine, groups: Iterator[Group]) -> Iterator[tuple[Group, bytes]]:
+    """Yield every group with what came of it, as they finish; those that are waited for are as few as `room` allows."""
+    while True:
+        while running.room() and (group := next(groups, None)) is not None:
+            running.submit(group)
+        done = running.next()
+        if done is None:
+            return
+        yield done
+
+
 class _Threads:
     def __init__(self, pool: ThreadPoolExecutor, jobs: int, work: Work, advance: Progress) -> None:
         self._pool, self._jobs, self._work, self._advance = pool, jobs, work, advance
@@ -145,22 +156,35 @@ def _cluster(cluster: str) -> Iterator[Any]:
         raise UnavailableError(
             "--cluster needs Dask, which is not installed", hint="pip install 'precalign[scale]'"
         ) from error
-    # What its loggers tell is for those who run a cluster; errors that matter here are raised.
-    for name in ("distributed", "tornado.application", "asyncio"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    if cluster.startswith("local:"):
-        with _local(cluster) as running, distributed.Client(running) as client:
+    with _quiet():
+        if cluster.startswith("local:"):
+            with _local(cluster) as running, distributed.Client(running) as client:
+                yield client
+            return
+        try:
+            client = distributed.Client(cluster, timeout=10)
+        except (OSError, ValueError, TimeoutError) as error:
+            raise UnavailableError(
+                f"--cluster {cluster}: no Dask scheduler answers: {error}",
+                hint="give the address that `dask scheduler` prints, as tcp://host:8786",
+            ) from error
+        with client:
             yield client
-        return
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence loggers whose lines are for those who run a cluster; errors that matter here are raised."""
+    heads = ("distributed", "tornado", "asyncio")
+    loggers = [logging.getLogger(name) for name in [*heads, *logging.root.manager.loggerDict] if name.startswith(heads)]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
     try:
-        client = distributed.Client(cluster, timeout=10)
-    except (OSError, ValueError, TimeoutError) as error:
-        raise UnavailableError(
-            f"--cluster {cluster}: no Dask scheduler answers: {error}",
-            hint="give the address that `dask scheduler` prints, as tcp://host:8786",
-        ) from error
-    with client:
-        yield client
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextmanager
@@ -174,7 +198,7 @@ def _local(cluster: str) -> Iterator[Any]:
         n_workers=int(count),
         threads_per_worker=1,
         processes=True,
-        dashboard_address=None,
+        dashboard_address="127.0.0.1:0",
         silence_logs=logging.CRITICAL,
         host="127.0.0.1",
     ) as running:

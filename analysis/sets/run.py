@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from precalign.analysis.results.directory import writing
 from precalign.analysis.results.schema import REPORT_FILE, SUMMARY_FILE
 from precalign.analysis.sets.assemble import assemble
-from precalign.analysis.sets.engines import engine
+from precalign.analysis.sets.engines import drive, engine
 from precalign.analysis.sets.groups import compute, make_groups, unpack
 from precalign.analysis.sets.places import names_of
 from precalign.analysis.sets.planning import check_same, first_usable, plan_dumps, read_plan
@@ -166,21 +167,15 @@ def _compute(
 
     groups = missing()
     first = next(groups, None)
-    if first is None:
+    if first is None:  # no engine is started for nothing
         return count
     work = partial(_work, request, levels, versions())
     with engine(cluster, request.options.jobs, work, watch.advance) as running:
-        running.submit(first)
-        while True:
-            while running.room() and (group := next(groups, None)) is not None:
-                running.submit(group)
-            done = running.next()
-            if done is None:
-                return count
-            group, packed = done
+        for group, packed in drive(running, chain([first], groups)):
             if strict:
                 _check_none_refused(packed)
             space.keep(group.index, packed)
+    return count
 
 
 def _work(request: Request, levels: Sequence[int], expected: dict[str, str], group: Group, advance: Progress) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -187,7 +188,7 @@ def cluster():
     from distributed import LocalCluster
 
     with LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", silence_logs=50
     ) as running:
         yield running
 
@@ -214,6 +215,40 @@ def test_a_worker_of_another_version_is_refused(dumps, tmp_path, monkeypatch, cl
     monkeypatch.setattr(module, "versions", lambda: {"precalign": "0.0", "numpy": "0"})
     with pytest.raises(UnavailableError, match=r"a worker has other versions than this command: precalign 0.0 vs"):
         run(tmp_path / "out", dumps, cluster=cluster.scheduler_address)
+
+
+def dask_process(*line):
+    return subprocess.Popen(
+        [sys.executable, "-m", *line],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_a_scheduler_that_is_lost_is_told_and_the_rest_goes_on(dumps, made, tmp_path, monkeypatch, caplog):
+    scheduler = dask_process(
+        "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0"
+    )
+    address = next(found[0] for line in scheduler.stderr if (found := re.findall(r"tcp://127\.0\.0\.1:\d+", line)))
+    worker = dask_process(
+        "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny", "--death-timeout", "5"
+    )
+    keep = Workspace.keep
+    monkeypatch.setattr(Workspace, "keep", lambda s, i, p: (keep(s, i, p), scheduler.kill()))
+    try:
+        with pytest.raises(UnavailableError, match=r"the scheduler is lost: .*\n*.*\nHint: what is finished stays"):
+            run(tmp_path / "out", dumps, cluster=address)
+    finally:
+        for process in (scheduler, worker):
+            process.kill()
+            process.communicate()
+    assert caplog.records == []
+    monkeypatch.setattr(Workspace, "keep", keep)
+    assert len(list((tmp_path / "out" / RUN_FOLDER / "groups").glob("*.group"))) > 0
+    run(tmp_path / "out", dumps)
+    assert files(tmp_path / "out") == files(made)
 
 
 def test_a_scheduler_that_does_not_answer_is_told(dumps, tmp_path, monkeypatch):
