@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 ROW_GROUP_ROWS = 1 << 16
+MOST_PIECES = 64
+"""Tables held before they become one: of a table of few rows, a hundred columns take more memory than what is in them."""
 
 
 class TableWriter:
@@ -50,13 +52,19 @@ class TableWriter:
         self._rows += table.num_rows
         if self._rows >= self._group_rows:
             self._flush(keep=self._rows % self._group_rows)
+        elif len(self._waiting) == MOST_PIECES:
+            self._waiting = [self._joined()]
 
     def _flush(self, keep: int) -> None:
         """Write whole row groups; where they are cut depends on the number of rows alone, not on the pieces."""
-        table = pa.concat_tables(self._waiting)
+        table = self._joined()
         with writing(self._shown, self._hint):
             self._writer.write_table(table.slice(0, table.num_rows - keep), row_group_size=self._group_rows)
         self._waiting, self._rows = [table.slice(table.num_rows - keep)], keep
+
+    def _joined(self) -> pa.Table:
+        """Return what waits in one piece: pages, too, are then cut by rows alone."""
+        return pa.concat_tables(self._waiting).combine_chunks()
 
     def close(self) -> None:
         """Write what waits and the file's end."""

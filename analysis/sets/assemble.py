@@ -10,7 +10,7 @@ import pyarrow as pa
 from precalign import __version__
 from precalign.analysis.results.directory import writing
 from precalign.analysis.results.schema import SUMMARY_FILE, TABLES
-from precalign.analysis.results.tables import TableWriter, make_table
+from precalign.analysis.results.tables import TableWriter
 from precalign.analysis.sets.agreement import over_dumps
 from precalign.analysis.sets.groups import unpack
 from precalign.analysis.sets.planning import read_plan
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 MOST_NAMED = 20
 """Refused dumps that summary.json names; dumps.parquet has all."""
+ROWS_AT_ONCE = 256
+"""Rows of dumps.parquet that become a table together: a table of one row takes a hundred times its memory."""
 
 
 class PartWriter:
@@ -191,6 +193,7 @@ class _Dumps:
         self._found_bad, self._n_rules = refused, n_rules
         self._plan: Iterator[Planned] = read_plan(space.plan)
         self._writer = TableWriter(path, dumps_schema(), space.target, GROUP_ROWS, HINT)
+        self._rows: list[dict[str, Any]] = []
         self._open: Planned | None = None
         self._reason: str | None = None
         self._here = [0, 0, 0]
@@ -252,11 +255,18 @@ class _Dumps:
             "n_skipped_heads": self._here[1],
             **(planned.facts or {}),
         }
-        self._writer.add(make_table(dumps_schema(), row, 1))
+        self._rows.append(row)
+        if len(self._rows) == ROWS_AT_ONCE:
+            self._write()
+
+    def _write(self) -> None:
+        self._writer.add(pa.Table.from_pylist(self._rows, schema=dumps_schema()))
+        self._rows = []
 
     def close(self) -> None:
         """Go to the end of the plan and write the file."""
         self._go_to(None)
+        self._write()
         self._writer.close()
 
     def abandon(self) -> None:

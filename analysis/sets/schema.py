@@ -19,7 +19,7 @@ SET_FILES = {SUMMARY_FILE, REPORT_FILE, DUMPS_FILE, TABLES_FOLDER}
 """Everything that a set writes to its directory."""
 PART_ROWS = 1 << 18
 """Rows of a part of a table; the last has fewer."""
-GROUP_ROWS = 1 << 14
+GROUP_ROWS = 1 << 13
 """Rows of a row group: what the writer of a table holds."""
 
 DUMP = Column("dump", TEXT, "", "name of the dump, as in dumps.parquet")

@@ -213,7 +213,9 @@ def test_a_worker_of_another_version_is_refused(dumps, tmp_path, monkeypatch, cl
     from precalign.analysis.sets import run as module
 
     monkeypatch.setattr(module, "versions", lambda: {"precalign": "0.0", "numpy": "0"})
-    with pytest.raises(UnavailableError, match=r"a worker has other versions than this command: precalign 0.0 vs"):
+    with pytest.raises(
+        UnavailableError, match=r"a worker has other versions than this command: precalign 0.0 vs .*\nHint: install"
+    ):
         run(tmp_path / "out", dumps, cluster=cluster.scheduler_address)
 
 
