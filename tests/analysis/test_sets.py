@@ -593,13 +593,17 @@ def child(target, dumps):
     return subprocess.Popen([sys.executable, set_runs.__file__, target, dumps], cwd=Path(set_runs.__file__).parent)
 
 
+def wait_for(process, reached):
+    deadline = time.monotonic() + 60
+    while not reached() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+
+
 def killed_and_resumed(target, dumps, made, delay, groups_first):
     """Kill a run `delay` seconds after it has that many groups; run it again; return how many groups it had."""
     process = child(target, dumps)
     folder = target / RUN_FOLDER / "groups"
-    deadline = time.monotonic() + 60
-    while len(list(folder.glob("*.group"))) < groups_first and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
+    wait_for(process, lambda: folder.exists() and len(list(folder.glob("*.group"))) >= groups_first)
     time.sleep(delay)
     process.kill()
     process.wait()
@@ -616,9 +620,11 @@ def test_a_killed_run_goes_on(dumps, made, tmp_path):
 
 @pytest.mark.long
 def test_fifty_runs_killed_at_random_go_on(dumps, made, tmp_path, proof):
+    process = child(tmp_path / "timed", dumps)
+    wait_for(process, (tmp_path / "timed" / RUN_FOLDER / "groups").exists)
     begin = time.monotonic()
-    assert child(tmp_path / "timed", dumps).wait() == 0
-    seconds = time.monotonic() - begin
+    assert process.wait() == 0
+    seconds = time.monotonic() - begin  # from its first file to its end
     rng = np.random.default_rng()
     had = [killed_and_resumed(tmp_path / str(n), dumps, made, rng.uniform(0, 1.1 * seconds), 0) for n in range(50)]
     print("groups finished when killed:", sorted(had))
