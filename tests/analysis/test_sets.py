@@ -620,13 +620,12 @@ def test_a_killed_run_goes_on(dumps, made, tmp_path):
 
 @pytest.mark.long
 def test_fifty_runs_killed_at_random_go_on(dumps, made, tmp_path, proof):
-    process = child(tmp_path / "timed", dumps)
-    wait_for(process, (tmp_path / "timed" / RUN_FOLDER / "groups").exists)
-    begin = time.monotonic()
-    assert process.wait() == 0
-    seconds = time.monotonic() - begin  # from its first file to its end
+    """A random time after a random number of groups: most of a short run is loading kernels, which leaves nothing to go on with."""
     rng = np.random.default_rng()
-    had = [killed_and_resumed(tmp_path / str(n), dumps, made, rng.uniform(0, 1.1 * seconds), 0) for n in range(50)]
+    had = [
+        killed_and_resumed(tmp_path / str(n), dumps, made, rng.uniform(0, 0.3), int(rng.integers(0, 13)))
+        for n in range(50)
+    ]
     print("groups finished when killed:", sorted(had))
     proof("sets of dumps killed by SIGKILL at a random moment and run again: bytes of the result", 50, 0)
 
