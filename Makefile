@@ -44,7 +44,7 @@ browser:
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --upgrade pip setuptools wheel
-	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[torch,kernels,models]' --group dev
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[torch,kernels,models,scale]' --group dev
 	touch $@
 
 clean:

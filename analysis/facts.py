@@ -63,6 +63,21 @@ def options_facts(plan: Plan) -> dict[str, Any]:
     }
 
 
+def layout_facts(plan: Plan) -> dict[str, Any]:
+    """Return the object `layout`."""
+    layout = plan.layout
+    return {
+        "name": layout.name,
+        "format": layout.format.name,
+        "format_bits": layout.format.total_bits,
+        "exponent_bits": layout.format.exponent_bits,
+        "rebased": layout.rebased,
+        "widths_bits": list(layout.widths),
+        "levels_bits": list(layout.levels),
+        "skip": layout.skip,
+    }
+
+
 def missing(plan: Plan) -> list[dict[str, Any]]:
     """Return the list `missing`."""
     layers = [layer.index for layer in plan.layers if layer.n_queries is None]

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from precalign import __version__
-from precalign.analysis.facts import dump_facts, missing, notes, options_facts
+from precalign.analysis.facts import dump_facts, layout_facts, missing, notes, options_facts
 from precalign.analysis.head import HeadResult, analyze_head
 from precalign.analysis.parallel import in_order
 from precalign.analysis.results.directory import check_target, result_directory, writing
@@ -68,6 +68,7 @@ def analyze(
                 for name, rows in result.tables:
                     tables.add(name, rows)
                 totals.add(result)
+        plan.dump.check_unchanged()
         summary = totals.summary(directory)
         text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
         with writing(target):
@@ -119,22 +120,13 @@ class _Totals:
             raise InputError(f"{plan.name}: every head holds infinities or NaNs: nothing is left to analyse")
         total_bits = plan.layout.format.total_bits
         waste, cache = self._waste.figures(total_bits), self._cache.figures()
-        errors = directory / "errors.parquet"
+        errors = [directory / "errors.parquet"]
         return {
             "schema": SUMMARY_SCHEMA,
             "precalign": __version__,
             "dump": dump_facts(plan),
             "options": options_facts(plan),
-            "layout": {
-                "name": plan.layout.name,
-                "format": plan.layout.format.name,
-                "format_bits": plan.layout.format.total_bits,
-                "exponent_bits": plan.layout.format.exponent_bits,
-                "rebased": plan.layout.rebased,
-                "widths_bits": list(plan.layout.widths),
-                "levels_bits": list(plan.layout.levels),
-                "skip": plan.layout.skip,
-            },
+            "layout": layout_facts(plan),
             "missing": missing(plan),
             "notes": notes(plan, self._conversions, cache),
             "skipped": self._skipped,

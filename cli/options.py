@@ -33,7 +33,7 @@ def dump_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def open_from(path: Path, chosen: Mapping[str, Any]) -> Dump:
+def open_from(path: str | Path, chosen: Mapping[str, Any]) -> Dump:
     """Open a dump as the options say."""
     from precalign.analysis.readers import open_dump, parse_mapping
     from precalign.formats import get_format

@@ -38,6 +38,10 @@ class PrecalignError(Exception):
         self.message = message
         self.hint = hint
 
+    def __reduce__(self) -> tuple[type[PrecalignError], tuple[str], dict[str, str | None]]:
+        """Come out of another process as it went in, the hint included."""
+        return type(self), (self.message,), {"hint": self.hint}
+
     def __str__(self) -> str:
         return self.message if self.hint is None else f"{self.message}\nHint: {self.hint}"
 

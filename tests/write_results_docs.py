@@ -7,10 +7,11 @@ from pathlib import Path
 from precalign.analysis.diff.schema import COLUMNS as DIFF_COLUMNS
 from precalign.analysis.frontier.schema import COLUMNS
 from precalign.analysis.results.schema import TABLES
+from precalign.analysis.sets.schema import DUMPS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGES = {
-    DOCS / "results.md": TABLES,
+    DOCS / "results.md": {"dumps": DUMPS, **TABLES},
     DOCS / "commands/frontier.md": {"frontier": COLUMNS},
     DOCS / "commands/diff.md": {"diff": DIFF_COLUMNS},
 }

@@ -17,4 +17,5 @@ BENCHMARKS: dict[str, str] = {
     "model": "precalign.analysis.benchmarks.model",
     "numerics": "precalign.analysis.benchmarks.numerics",
     "ptx": "precalign.analysis.benchmarks.ptx",
+    "scale": "precalign.analysis.benchmarks.scale",
 }

@@ -53,11 +53,11 @@ print(process.returncode, usage.ru_maxrss)
 """A process's largest resident set begins with that of the process that started it, so a small one must."""
 
 
-def _run(command: list[str]) -> tuple[int, int]:
-    """Run a command; return its exit code and its largest resident set as the system counts it."""
+def run_measured(command: list[str]) -> tuple[int, int]:
+    """Run a command; return its exit code and its largest resident set in bytes."""
     done = subprocess.run([sys.executable, "-c", LAUNCHER, *command], stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603 - our own command
     code, peak = (int(word) for word in done.stdout.split())
-    return code, peak
+    return code, peak * (1 if sys.platform == "darwin" else 1024)  # ru_maxrss counts KiB, on macOS bytes
 
 
 def _measure(folder: Path, shape: Shape, jobs: int) -> Row:
@@ -66,11 +66,10 @@ def _measure(folder: Path, shape: Shape, jobs: int) -> Row:
     command = [sys.executable, "-m", "precalign.cli.main", "analyze", str(dump), "-o", str(folder / "out")]
     command += ["--steps", STEPS, "--jobs", str(jobs), "--overwrite", "--no-report"]
     start = time.perf_counter()
-    code, peak = _run(command)
+    code, peak = run_measured(command)
     seconds = time.perf_counter() - start
     if code != 0:
         raise UnavailableError(f"the analysis ended with code {code}", hint="its message is above")
     dump.unlink()
-    per_kib = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts KiB, on macOS bytes
-    figures = {"dump_gb": size / 1e9, "peak_gb": peak * per_kib / 1e9, "gb_per_s": size / seconds / 1e9}
+    figures = {"dump_gb": size / 1e9, "peak_gb": peak / 1e9, "gb_per_s": size / seconds / 1e9}
     return Row(f"{shape.n_layers} layers", "precalign analyze", seconds * 1e3, seconds * 1e3, 0.0, None, figures)

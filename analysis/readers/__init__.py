@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from precalign.analysis.readers.address import Remote, place_of
 from precalign.analysis.readers.base import Reader, printable
+from precalign.analysis.readers.copies import by_ranges, open_copy
 from precalign.analysis.readers.dump import Dump, HeadTensors, LayerInfo
+from precalign.analysis.readers.identity import identity
 from precalign.analysis.readers.names import parse_mapping
 from precalign.analysis.readers.numpy_file import NumpyReader
 from precalign.analysis.readers.safetensors_file import SafetensorsReader
@@ -14,6 +16,10 @@ from precalign.analysis.readers.torch_file import TorchReader
 from precalign.errors import InputError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from precalign.analysis.readers.address import Place
+    from precalign.analysis.readers.base import TensorFile
     from precalign.analysis.readers.names import Naming
     from precalign.formats import Format
 
@@ -22,7 +28,7 @@ READERS: tuple[Reader, ...] = (TorchReader(), NumpyReader(), SafetensorsReader()
 
 
 def open_dump(
-    path: str | Path,
+    path: str | Place,
     *,
     mapping: Naming | None = None,
     axes: str | None = None,
@@ -33,8 +39,9 @@ def open_dump(
 
     Parameters
     ----------
-    path : str or Path
-        safetensors, its shard index, .npz, .npy, a folder of .npy, .pt or .pth.
+    path : str, Path or Remote
+        safetensors, its shard index, .npz, .npy, a folder of .npy, .pt or .pth; or a URL of one. A safetensors file behind a URL is read
+        by ranges; of others a temporary copy is made, and removed when the dump is closed.
     mapping : Naming, optional
         Names that follow no known convention (`parse_mapping`).
     axes : str, optional
@@ -49,19 +56,37 @@ def open_dump(
     InputError
         If there is no such file, no reader knows it, it is damaged, or no layer is found in it.
     """
-    place = Path(path)
-    if not place.exists():
+    place = path if isinstance(path, Remote) else place_of(path)
+    if not isinstance(place, Remote) and not place.exists():
         raise InputError(f"{printable(place)}: no such file", hint="is the path right?")
-    reader = _reader_of(place)
-    return Dump(
-        place,
-        reader.name,
-        reader.open(place),
-        mapping=mapping,
-        axes=axes,
-        storage_format=storage_format,
-        byte_format=byte_format,
-    )
+    stamps = identity(place)  # before anything is read
+    reader, file = _open_remote(place) if isinstance(place, Remote) else _open_local(place)
+    try:
+        return Dump(
+            place,
+            reader.name,
+            file,
+            mapping=mapping,
+            axes=axes,
+            storage_format=storage_format,
+            byte_format=byte_format,
+            identity=stamps,
+        )
+    except BaseException:
+        file.close()
+        raise
+
+
+def _open_local(path: Path) -> tuple[Reader, TensorFile]:
+    reader = _reader_of(path)
+    return reader, reader.open(path)
+
+
+def _open_remote(place: Remote) -> tuple[Reader, TensorFile]:
+    ranged = SafetensorsReader()
+    if by_ranges(place):
+        return ranged, ranged.open(place)
+    return open_copy(place, _open_local)
 
 
 def _reader_of(path: Path) -> Reader:
@@ -81,4 +106,14 @@ def _reader_of(path: Path) -> Reader:
     )
 
 
-__all__ = ["READERS", "Dump", "HeadTensors", "LayerInfo", "open_dump", "parse_mapping", "printable"]
+__all__ = [
+    "READERS",
+    "Dump",
+    "HeadTensors",
+    "LayerInfo",
+    "Remote",
+    "open_dump",
+    "parse_mapping",
+    "place_of",
+    "printable",
+]

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
 STORED_FORMATS = (BINARY16, BFLOAT16, BINARY32, *BYTE_FORMATS)
 """Formats of tensors that can be analysed; binary32 after rounding to one of 16 bits."""
 RAW_BYTES = ("U8", "uint8", "|V1")
@@ -45,14 +43,15 @@ class StoredTensor:
     dtype : str
         As the file calls it, for messages.
     codes : callable
-        () -> codes as an array of the shape. Cheap to call for mapped files; the data is read when it is indexed.
+        () -> codes as an array of the shape. Cheap to call for mapped files and for ranges (`RangedArray`); the data is read when it becomes
+        an array of its own.
     """
 
     name: str
     shape: tuple[int, ...]
     format: Format | None
     dtype: str
-    codes: Callable[[], NDArray[Any]]
+    codes: Callable[[], Any]
 
 
 @dataclass
@@ -106,7 +105,7 @@ def in_turn(actions: Iterable[Callable[[], None]]) -> Callable[[], None]:
     return act
 
 
-def damaged(path: Path, what: str, hint: str | None = None) -> InputError:
+def damaged(path: object, what: str, hint: str | None = None) -> InputError:
     """Return the error for a file that is not whole."""
     return InputError(
         f"{printable(path)}: {what}", hint=hint or "the file is damaged or its copy was cut short; fetch it again"

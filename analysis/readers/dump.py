@@ -10,6 +10,7 @@ import numpy as np
 
 from precalign.analysis.readers.base import RAW_BYTES, STORED_FORMATS, StoredTensor, TensorFile, printable
 from precalign.analysis.readers.conversion import Conversion, to_storage
+from precalign.analysis.readers.identity import Identity, check_unchanged
 from precalign.analysis.readers.names import NAMINGS, Naming, compile_template
 from precalign.analysis.readers.scales import find_scales
 from precalign.decode.codes import BYTE_FORMATS
@@ -17,11 +18,11 @@ from precalign.errors import InputError, UsageError
 from precalign.formats import BFLOAT16, BINARY16, BINARY32
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from typing import Any, Self
 
     from numpy.typing import NDArray
 
+    from precalign.analysis.readers.address import Place
     from precalign.formats import Format
 
 AXES = {3: "hsd", 4: "bhsd"}
@@ -97,7 +98,7 @@ class Dump:
 
     Parameters
     ----------
-    path : Path
+    path : Path or Remote
     reader : str
         Name of the file format.
     file : TensorFile
@@ -109,6 +110,8 @@ class Dump:
         Format to which binary32 tensors are rounded; without it they are refused.
     byte_format : Format, optional
         Format of keys and values that are stored as bytes without a type; without it they are refused.
+    identity : Identity, optional
+        Stamps of its files from before it was opened.
 
     Raises
     ------
@@ -118,7 +121,7 @@ class Dump:
 
     def __init__(
         self,
-        path: Path,
+        path: Place,
         reader: str,
         file: TensorFile,
         *,
@@ -126,7 +129,9 @@ class Dump:
         axes: str | None = None,
         storage_format: Format | None = None,
         byte_format: Format | None = None,
+        identity: Identity = (),
     ) -> None:
+        self.identity = identity
         self.path, self.reader, self.metadata = path, reader, file.metadata
         self.storage_format = storage_format
         self._file = file
@@ -145,6 +150,16 @@ class Dump:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def check_unchanged(self) -> None:
+        """Refuse a dump whose files have changed since it was opened.
+
+        Raises
+        ------
+        InputError
+            If they have: what was read may be of two dumps.
+        """
+        check_unchanged(self.path, self.identity)
 
     @property
     def scale(self) -> tuple[float, str]:
@@ -241,7 +256,7 @@ class Dump:
         self._file.release()
         return HeadTensors(keys, values, queries, fmt, query_fmt, conversions)
 
-    def _oriented(self, tensor: StoredTensor) -> NDArray[Any]:
+    def _oriented(self, tensor: StoredTensor) -> Any:  # noqa: ANN401 - an array or a `RangedArray`
         codes = tensor.codes()
         order = self._axes_of(tensor)
         if "b" not in order:
@@ -332,7 +347,7 @@ class Dump:
                 )
 
 
-def _check_formats(path: Path, found: dict[str, StoredTensor]) -> None:
+def _check_formats(path: Place, found: dict[str, StoredTensor]) -> None:
     """Refuse a layer of several formats; only an 8-bit cache may have queries of another one."""
     keys = found["keys"]
     for role, tensor in found.items():
@@ -383,7 +398,7 @@ def _check_axes(axes: str | None) -> str | None:
     return axes
 
 
-def _find(path: Path, tensors: dict[str, StoredTensor], mapping: Naming | None) -> dict[int, dict[str, StoredTensor]]:
+def _find(path: Place, tensors: dict[str, StoredTensor], mapping: Naming | None) -> dict[int, dict[str, StoredTensor]]:
     """Return layer -> role -> tensor by the first convention that finds keys and values."""
     for naming in NAMINGS if mapping is None else (mapping,):
         layers = _match(path, tensors, naming)
@@ -398,7 +413,7 @@ def _find(path: Path, tensors: dict[str, StoredTensor], mapping: Naming | None) 
     )
 
 
-def _match(path: Path, tensors: dict[str, StoredTensor], naming: Naming) -> dict[int, dict[str, StoredTensor]]:
+def _match(path: Place, tensors: dict[str, StoredTensor], naming: Naming) -> dict[int, dict[str, StoredTensor]]:
     layers: dict[int, dict[str, StoredTensor]] = {}
     for role in ("keys", "values", "queries"):
         template = getattr(naming, role)

@@ -7,14 +7,16 @@ reason, and before anything it claims is believed.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from precalign.analysis.readers.address import Place, Remote
 from precalign.analysis.readers.base import Reader, StoredTensor, TensorFile, damaged, in_turn, printable
-from precalign.analysis.readers.mapped import MappedFile
+from precalign.analysis.readers.ranges import RangedFile
 from precalign.errors import InputError
 from precalign.formats import BFLOAT16, BINARY16, BINARY32, E4M3FN, E4M3FNUZ, E5M2, E5M2FNUZ
 
@@ -44,69 +46,119 @@ class SafetensorsReader(Reader):
         """Look for a header length, then JSON; the suffix decides for files too damaged to tell."""
         return path.name.endswith((".safetensors", INDEX_SUFFIX)) or start[8:9] == b"{"
 
-    def open(self, path: Path) -> TensorFile:
-        """Map the file or all shards of an index."""
+    def open(self, path: Place) -> TensorFile:
+        """Open the file or all shards of an index; the data is read by ranges, also behind a URL."""
         return _open_index(path) if path.name.endswith(INDEX_SUFFIX) else _open_file(path)
 
 
-def _open_file(path: Path) -> TensorFile:
-    mapped = MappedFile(path)
-    header, data_start = _header(path, mapped)
+def _open_file(path: Place) -> TensorFile:
+    file = RangedFile(path)
+    try:
+        return _checked(path, file)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _checked(path: Place, file: RangedFile) -> TensorFile:
+    header, data_start = _header(path, file)
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict):
         raise damaged(path, "__metadata__ is not a table")
-    tensors = {name: _tensor(path, mapped, name, entry, data_start) for name, entry in header.items()}
+    tensors = {name: _tensor(path, file, name, entry, data_start) for name, entry in header.items()}
     _check_overlaps(path, header)
     texts = {str(key): str(value) for key, value in metadata.items()}
-    return TensorFile(tensors, texts, mapped.release, mapped.close)
+    return TensorFile(tensors, texts, close=file.close)
 
 
-def _open_index(path: Path) -> TensorFile:
+def _open_index(path: Place) -> TensorFile:
+    index = read_index(path)
+    shards: list[TensorFile] = []
+    merged = TensorFile({}, {str(k): str(v) for k, v in index.metadata.items()})
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-        names = sorted(set(index["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise damaged(path, f"not an index of safetensors shards ({error})") from error
-    shards = []
-    for name in names:
-        if not isinstance(name, str) or "/" in name or name.startswith("."):
-            raise InputError(
-                f"{path}: shard {printable(name)!r} is not a file beside the index",
-                hint="shards are never read from elsewhere",
-            )
-        if not (path.parent / name).is_file():
-            raise InputError(
-                f"{path}: shard {printable(name)} is missing", hint="every shard must lie beside the index"
-            )
-        shards.append(_open_file(path.parent / name))
-    merged = TensorFile({}, {str(k): str(v) for k, v in index.get("metadata", {}).items()})
-    for shard in shards:
-        twice = merged.tensors.keys() & shard.tensors.keys()
-        if twice:
-            raise damaged(path, f"tensor {printable(min(twice))} stands in two shards")
-        merged.tensors |= shard.tensors
-        merged.metadata |= shard.metadata
-    merged.release = in_turn(shard.release for shard in shards)
-    merged.close = in_turn(shard.close for shard in shards)
+        for shard in index.shards:
+            shards.append(_open_file(shard))
+            twice = merged.tensors.keys() & shards[-1].tensors.keys()
+            if twice:
+                raise damaged(path, f"tensor {printable(min(twice))} stands in two shards")
+            merged.tensors |= shards[-1].tensors
+            merged.metadata |= shards[-1].metadata
+    finally:
+        merged.close = in_turn([shard.close for shard in shards])
     return merged
 
 
-def _header(path: Path, mapped: MappedFile) -> tuple[dict[str, Any], int]:
-    if mapped.size == 0:
+@dataclass(frozen=True)
+class Index:
+    """An index of shards.
+
+    Attributes
+    ----------
+    shards : list of Path or Remote
+        In the order of their names; local ones are there.
+    metadata : dict
+    """
+
+    shards: list[Place]
+    metadata: dict[Any, Any]
+
+
+def read_index(path: Place) -> Index:
+    """Read an index of shards, without opening them.
+
+    Raises
+    ------
+    InputError
+        If it is none, or names a shard that is not a file beside it.
+    """
+    try:
+        index = json.loads(_whole(path))
+        names = sorted(set(index["weight_map"].values()))
+        metadata = dict(index.get("metadata", {}))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise damaged(path, f"not an index of safetensors shards ({printable(error)})") from error
+    shards: list[Place] = []
+    for name in names:
+        if not isinstance(name, str) or "/" in name or name.startswith("."):
+            raise InputError(
+                f"{printable(path)}: shard {printable(name)!r} is not a file beside the index",
+                hint="shards are never read from elsewhere",
+            )
+        shard = path.beside(name) if isinstance(path, Remote) else path.parent / name
+        if not isinstance(shard, Remote) and not shard.is_file():
+            raise InputError(
+                f"{printable(path)}: shard {printable(name)} is missing", hint="every shard must lie beside the index"
+            )
+        shards.append(shard)
+    return Index(shards, metadata)
+
+
+def _whole(path: Place) -> str:
+    file = RangedFile(path)
+    try:
+        if file.size > MAX_HEADER_BYTES:
+            raise damaged(path, f"{file.size} bytes are too many for an index", "is this an index of shards?")
+        return file.read(0, file.size).decode("utf-8")
+    finally:
+        file.close()
+
+
+def _header(path: Place, file: RangedFile) -> tuple[dict[str, Any], int]:
+    if file.size == 0:
         raise damaged(path, "the file is empty")
-    if mapped.size < 8:
-        raise damaged(path, f"{mapped.size} bytes are no safetensors file: the header's length alone takes 8")
-    length = int.from_bytes(mapped.bytes(0, 8), "little")
+    if file.size < 8:
+        raise damaged(path, f"{file.size} bytes are no safetensors file: the header's length alone takes 8")
+    length = int.from_bytes(file.read(0, 8), "little")
     if length > MAX_HEADER_BYTES:
         raise damaged(
             path,
             f"the header claims {length} bytes, the format allows {MAX_HEADER_BYTES}",
             "is this a safetensors file?",
         )
-    if 8 + length > mapped.size:
-        raise damaged(path, f"the header claims {length} bytes, the file has {mapped.size} in all")
+    if 8 + length > file.size:
+        raise damaged(path, f"the header claims {length} bytes, the file has {file.size} in all")
     try:
-        header = json.loads(mapped.bytes(8, length), object_pairs_hook=_without_duplicates)
+        header = json.loads(file.read(8, length), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
         raise damaged(path, f"the header is not JSON ({printable(error)})") from error
     if not isinstance(header, dict):
@@ -123,7 +175,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return table
 
 
-def _tensor(path: Path, mapped: MappedFile, name: str, entry: Any, data_start: int) -> StoredTensor:  # noqa: ANN401 - unchecked JSON
+def _tensor(path: Place, file: RangedFile, name: str, entry: Any, data_start: int) -> StoredTensor:  # noqa: ANN401 - unchecked JSON
     shown = f"tensor {printable(name)}"
     try:
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
@@ -141,14 +193,14 @@ def _tensor(path: Path, mapped: MappedFile, name: str, entry: Any, data_start: i
         raise damaged(
             path, f"{shown} of shape {shape} and dtype {dtype} needs {needed} bytes, its offsets span {end - begin}"
         )
-    if data_start + end > mapped.size:
-        raise damaged(path, f"{shown} ends at byte {data_start + end}, the file at {mapped.size}")
+    if data_start + end > file.size:
+        raise damaged(path, f"{shown} ends at byte {data_start + end}, the file at {file.size}")
     fmt: Format | None = FORMATS.get(dtype)
     code_dtype = np.dtype(np.uint8) if fmt is None else fmt.code_dtype
-    return StoredTensor(name, shape, fmt, dtype, lambda: mapped.array(data_start + begin, shape, code_dtype))
+    return StoredTensor(name, shape, fmt, dtype, lambda: file.array(data_start + begin, shape, code_dtype))
 
 
-def _check_overlaps(path: Path, header: dict[str, Any]) -> None:
+def _check_overlaps(path: Place, header: dict[str, Any]) -> None:
     spans = sorted((*entry["data_offsets"], name) for name, entry in header.items())
     for (_, end, name), (begin, _, other) in pairwise(spans):
         if begin < end:

@@ -19,8 +19,8 @@ from precalign.formats.codes import decode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
+    from precalign.analysis.readers.address import Place
     from precalign.analysis.readers.base import StoredTensor
 
 NAMES = {"keys": ("key_scale", "k_scale"), "values": ("value_scale", "v_scale")}
@@ -29,7 +29,12 @@ READABLE = (BINARY16, BFLOAT16, BINARY32)
 
 
 def find_scales(
-    path: Path, metadata: Mapping[str, str], tensors: Mapping[str, StoredTensor], role: str, layer: int, n_kv_heads: int
+    path: Place,
+    metadata: Mapping[str, str],
+    tensors: Mapping[str, StoredTensor],
+    role: str,
+    layer: int,
+    n_kv_heads: int,
 ) -> tuple[float, ...] | None:
     """Return the scale of each kv head of a layer, (n_kv_heads,), or None where the dump states none.
 
@@ -57,7 +62,7 @@ def _names(name: str, role: str, layer: int, *, numbered: bool) -> bool:
     return numbers == [str(layer)] if numbered else not numbers
 
 
-def _read(path: Path, name: str, stated: str | StoredTensor) -> list[float]:
+def _read(path: Place, name: str, stated: str | StoredTensor) -> list[float]:
     shown = f"{printable(path)}: {printable(name)}"
     if isinstance(stated, str):
         try:
@@ -75,7 +80,7 @@ def _read(path: Path, name: str, stated: str | StoredTensor) -> list[float]:
     return values
 
 
-def _checked(path: Path, name: str, stated: list[float], n_kv_heads: int) -> tuple[float, ...]:
+def _checked(path: Place, name: str, stated: list[float], n_kv_heads: int) -> tuple[float, ...]:
     shown = f"{printable(path)}: {printable(name)}"
     if len(stated) not in {1, n_kv_heads}:
         raise InputError(

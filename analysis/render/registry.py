@@ -39,6 +39,7 @@ SPECIAL = {
         "precalign.analysis.render.difference",
         DIFF_PAGE,
     ),
+    "precalign.set": ("precalign.analysis.sets.reader:open_set", "precalign.analysis.render.sets", REPORT_FILE),
 }
 """Kinds of result directories other than those of analyze: kind -> (opener, module with html, terminal and show, name of the page)."""
 SPECIAL_FORMS = ("html", "terminal")

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from precalign.analysis.results.schema import SUMMARY_FILE, SUMMARY_SCHEMA, TABLES
+from precalign.analysis.results.unfinished import unfinished
 from precalign.errors import InputError
 
 if TYPE_CHECKING:
@@ -109,6 +110,8 @@ def any_summary(path: Path, made_by: str) -> dict[str, Any]:
     try:
         summary = json.loads(summary_path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        if (begun := unfinished(path)) is not None:
+            raise InputError(f"{path}: {begun}", hint=f"go on with `{begun.command}`") from None
         raise InputError(
             f"{path}: is not a result directory: it has no {SUMMARY_FILE}", hint=f"make one with `{made_by}`"
         ) from None

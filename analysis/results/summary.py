@@ -1,11 +1,11 @@
-"""summary.json: what the heads add up to. Heads come one at a time; nothing here grows with the dump but the list of heads."""
+"""summary.json: what the heads add up to. Heads come one at a time; nothing here grows with the dump."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,7 +17,7 @@ from precalign.gpus import GPUS
 from precalign.traffic import UNITS, Transfer, key_transfer, plain_transfer, value_transfer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -32,50 +32,89 @@ WORST_BY = "output_relative_error_to_exact"
 
 
 class RuleTotals:
-    """Everything that summary.json says about one rule."""
+    """Everything that a summary says about one rule."""
 
     def __init__(self, rule: str) -> None:
         self.rule = rule
         self._counts: dict[str, int] = defaultdict(int)
         self._spreads = {column.name: Spread() for column in ERRORS}
-        self._heads: list[tuple[float, int, int, float]] = []
+        self._worst: list[Worst] = []
 
     def add(self, place: Place, profile: HeadProfile, head_dim: int) -> None:
         """Count one kv head."""
         sums = {name: int(counts.sum()) for name, counts in reads_of(profile, head_dim, place.format).items()}
-        for name, count in sums.items():
-            self._counts[name] += count
         errors = errors_of(profile)
-        for name, spread in self._spreads.items():
-            spread.add(errors[name])
         p99 = float(np.quantile(errors[WORST_BY], 0.99, method="inverted_cdf"))
         saving = ratios(sums, place.format.total_bits)["bytes_saving"]
-        self._heads.append((p99, place.layer, place.kv_head, saving))
+        self.count(sums, errors, [Worst(-p99, (place.layer, place.kv_head), dict(place.index), saving)])
 
-    def figures(self, total_bits: int, errors_file: Path) -> dict[str, Any]:
-        """Return the object of this rule; `errors_file` is the finished table of errors."""
+    def count(self, sums: Mapping[str, int], errors: Mapping[str, NDArray[np.float32]], heads: Iterable[Worst]) -> None:
+        """Count some heads.
+
+        Parameters
+        ----------
+        sums : mapping
+            The columns `READS`, added up.
+        errors : mapping
+            The columns `ERRORS`, of all steps and query heads.
+        heads : iterable of Worst
+            All of them; the worst are kept.
+        """
+        for name, count in sums.items():
+            self._counts[name] += count
+        for name, spread in self._spreads.items():
+            spread.add(errors[name])
+        self._worst = sorted([*self._worst, *heads], key=lambda head: head[:2])[:WORST_HEADS]
+
+    @property
+    def counted(self) -> bool:
+        """Whether any head was."""
+        return bool(self._counts)
+
+    def figures(self, total_bits: int, errors_files: Sequence[Path]) -> dict[str, Any]:
+        """Return the object of this rule; `errors_files` are the finished table of errors."""
         spreads = {}
         for name, spread in self._spreads.items():
-            found = spread.quantiles(QUANTILES, partial(self._errors, errors_file, name))
+            found = spread.quantiles(QUANTILES, partial(self._errors, errors_files, name))
             spreads[name] = {key: _finite(value) for key, value in zip(SPREADS, found, strict=True)}
-        worst = sorted(self._heads, key=lambda head: (-head[0], *head[1:]))[:WORST_HEADS]
         return {
             "rule": self.rule,
             "totals": dict(self._counts) | ratios(self._counts, total_bits),
             "memory": memory_traffic(self._counts),
             "errors": spreads,
             "worst_heads": [
-                {"layer": layer, "kv_head": kv_head, f"{WORST_BY}_p99": _finite(p99), "bytes_saving": saving}
-                for p99, layer, kv_head, saving in worst
+                head.place | {f"{WORST_BY}_p99": _finite(-head.less_p99), "bytes_saving": head.saving}
+                for head in self._worst
             ],
         }
 
-    def _errors(self, path: Path, column: str) -> Iterator[NDArray[np.float32]]:
+    def _errors(self, paths: Sequence[Path], column: str) -> Iterator[NDArray[np.float32]]:
         """Go through one column of one rule, a batch at a time."""
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(columns=["rule", column]):
-                mine = batch.column(0).to_numpy(zero_copy_only=False) == self.rule
-                yield batch.column(1).to_numpy(zero_copy_only=False)[mine]
+        for path in paths:
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(columns=["rule", column]):
+                    mine = batch.column(0).to_numpy(zero_copy_only=False) == self.rule
+                    yield batch.column(1).to_numpy(zero_copy_only=False)[mine]
+
+
+class Worst(NamedTuple):
+    """A head, as it is ranked: larger errors first, then by place.
+
+    Attributes
+    ----------
+    less_p99 : float
+        Minus the 99th percentile of `WORST_BY`.
+    order : tuple of int
+    place : dict
+        Its index columns.
+    saving : float
+        In bytes.
+    """
+
+    less_p99: float
+    order: tuple[int, ...]
+    place: dict[str, Any]
+    saving: float
 
 
 def memory_traffic(counts: Mapping[str, int]) -> list[dict[str, Any]]:
@@ -108,7 +147,11 @@ class WasteTotals:
 
     def add(self, profile: HeadProfile) -> None:
         """Count one kv head."""
-        for kind, histogram in (("key", profile.key_wasted_histogram), ("value", profile.value_wasted_histogram)):
+        self.count({"key": profile.key_wasted_histogram, "value": profile.value_wasted_histogram})
+
+    def count(self, histograms: Mapping[str, NDArray[np.int64]]) -> None:
+        """Count numbers by the bits that they waste."""
+        for kind, histogram in histograms.items():
             self._histograms[kind] = self._histograms.get(kind, np.zeros_like(histogram)) + histogram
 
     def figures(self, total_bits: int) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from precalign.analysis.results.directory import writing
+from precalign.analysis.results.directory import NOTHING_LEFT, writing
 from precalign.analysis.results.schema import TABLES, table_schema
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 ROW_GROUP_ROWS = 1 << 16
+MOST_PIECES = 64
+"""Tables held before they become one: of a table of few rows, a hundred columns take more memory than what is in them."""
 
 
 class TableWriter:
@@ -28,34 +30,47 @@ class TableWriter:
     schema : pyarrow.Schema
     shown : Path
         What an error calls the place; the file itself lies in a temporary directory.
+    group_rows : int, optional
+        Rows of a row group; `ROW_GROUP_ROWS` if not given.
+    hint : str
+        What an error tells the user to do.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema, shown: Path) -> None:
-        self._schema, self._shown = schema, shown
+    def __init__(
+        self, path: Path, schema: pa.Schema, shown: Path, group_rows: int | None = None, hint: str = NOTHING_LEFT
+    ) -> None:
+        self._schema, self._shown, self._hint = schema, shown, hint
+        self._group_rows = ROW_GROUP_ROWS if group_rows is None else group_rows
         self._waiting: list[pa.Table] = []
         self._rows = 0
-        with writing(shown):
+        with writing(shown, hint):
             self._writer = pq.ParquetWriter(path, schema, compression="zstd")
 
     def add(self, table: pa.Table) -> None:
         """Append rows in the schema's columns."""
         self._waiting.append(table)
         self._rows += table.num_rows
-        if self._rows >= ROW_GROUP_ROWS:
-            self._flush(keep=self._rows % ROW_GROUP_ROWS)
+        if self._rows >= self._group_rows:
+            self._flush(keep=self._rows % self._group_rows)
+        elif len(self._waiting) == MOST_PIECES:
+            self._waiting = [self._joined()]
 
     def _flush(self, keep: int) -> None:
         """Write whole row groups; where they are cut depends on the number of rows alone, not on the pieces."""
-        table = pa.concat_tables(self._waiting)
-        with writing(self._shown):
-            self._writer.write_table(table.slice(0, table.num_rows - keep), row_group_size=ROW_GROUP_ROWS)
+        table = self._joined()
+        with writing(self._shown, self._hint):
+            self._writer.write_table(table.slice(0, table.num_rows - keep), row_group_size=self._group_rows)
         self._waiting, self._rows = [table.slice(table.num_rows - keep)], keep
+
+    def _joined(self) -> pa.Table:
+        """Return what waits in one piece: pages, too, are then cut by rows alone."""
+        return pa.concat_tables(self._waiting).combine_chunks()
 
     def close(self) -> None:
         """Write what waits and the file's end."""
         if self._rows:
             self._flush(keep=0)
-        with writing(self._shown):
+        with writing(self._shown, self._hint):
             self._writer.close()
 
     def abandon(self) -> None:

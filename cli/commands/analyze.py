@@ -10,13 +10,14 @@ import click
 from precalign.cli.options import dump_options, open_from
 from precalign.cli.output import console, print_json
 from precalign.cli.progress import progress
+from precalign.errors import UsageError
 
 if TYPE_CHECKING:
     from precalign.analysis.plan import Options
 
 
 @click.command("analyze")
-@click.argument("dump", type=click.Path(path_type=Path))
+@click.argument("dumps", nargs=-1, required=True, metavar="DUMP...")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="Directory to make: tables, summary, report."
 )
@@ -46,14 +47,31 @@ if TYPE_CHECKING:
     "--jobs", type=click.IntRange(min=1), default=None, help="Heads worked on at once.  [default: all cores, at most 6]"
 )
 @click.option("--skip-nonfinite", is_flag=True, help="Leave out heads with infinities or NaNs instead of refusing.")
+@click.option(
+    "--cluster",
+    metavar="ADDRESS|local:N",
+    help="Where a set is computed: a Dask scheduler, or N worker processes.  [default: threads here]",
+)
+@click.option("--strict", is_flag=True, help="Stop at a dump of a set that cannot be used instead of leaving it out.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier result.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.option("--no-report", is_flag=True, help="Write no report.html.")
-def command(*, dump: Path, output: Path, overwrite: bool, as_json: bool, no_report: bool, **chosen: Any) -> None:  # noqa: ANN401 - click's values
+def command(
+    *,
+    dumps: tuple[str, ...],
+    output: Path,
+    overwrite: bool,
+    as_json: bool,
+    no_report: bool,
+    **chosen: Any,  # noqa: ANN401 - click's values
+) -> int:
     """Tell how many bits of a dumped KV cache decode attention needs.
 
     Takes decode steps from the dump, applies rules that read less, and writes what each layer, head, channel, token and
     step needs, saves and loses to a directory.
+
+    Several dumps, a folder, a quoted pattern or URLs make a set: one result of all, computed where --cluster says. A run that was
+    killed goes on when the same command is run again.
 
     \b
     Examples:
@@ -61,12 +79,32 @@ def command(*, dump: Path, output: Path, overwrite: bool, as_json: bool, no_repo
       precalign analyze dump.safetensors -o out/ --layers 1-5 --steps every:16
       precalign analyze dump.safetensors -o out/ --rule alignedkv --rule aligned-max:guard_bits=1
       precalign analyze dump.safetensors -o out/ --rule alignedkv --policy policy.json
+      precalign analyze prompts/ "more/**/*.safetensors" -o out/ --cluster local:4
+      precalign analyze "s3://bucket/run-7/*.safetensors" -o out/ --cluster tcp://scheduler:8786
     """
+    from precalign.analysis.sets.places import is_set
+
+    if is_set(dumps):
+        from precalign.cli.analyze_set import run
+
+        return run(dumps, output, _options(chosen), chosen, overwrite=overwrite, as_json=as_json, no_report=no_report)
+    _analyze_one(dumps[0], output, chosen, overwrite=overwrite, as_json=as_json, no_report=no_report)
+    return 0
+
+
+def _analyze_one(
+    dump: str, output: Path, chosen: dict[str, Any], *, overwrite: bool, as_json: bool, no_report: bool
+) -> None:
     from precalign.analysis.pipeline import analyze
     from precalign.analysis.plan import make_plan
     from precalign.analysis.policies import read_policies
     from precalign.analysis.results.directory import check_target
 
+    if chosen["cluster"] is not None or chosen["strict"]:
+        raise UsageError(
+            "--cluster and --strict are for sets, and this is one dump",
+            hint='give its folder, or a pattern as "*.safetensors"',
+        )
     check_target(output, overwrite=overwrite)
     policies = read_policies(chosen["policies"])
     with open_from(dump, chosen) as opened:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -154,6 +156,71 @@ def test_two_runs_at_once_do_not_mix(tmp_path):
         slow.__exit__(None, None, None)
     assert (out / "summary.json").read_text() == "quick"
     assert listing(tmp_path) == ["out", "out/summary.json"]
+
+
+def leave(folder, name, *files):
+    (folder / name).mkdir()
+    for file in files:
+        (folder / name / file).write_text("left")
+    return folder / name
+
+
+def test_what_killed_runs_left_is_removed_and_nothing_else(dump, tmp_path):
+    stale = leave(tmp_path, ".out.abc_1234.partial", "heads.parquet")
+    kept = [
+        leave(tmp_path, ".out.abc_1235.partial", "notes.txt"),
+        leave(tmp_path, ".other.abc_1234.partial", "heads.parquet"),
+        leave(tmp_path, ".out.short.partial"),
+        leave(tmp_path, ".out.abc_1236.partial", "steps.parquet"),
+    ]
+    with open_lock(kept[-1]):  # its run is alive
+        run(dump, tmp_path / "out")
+    assert not stale.exists()
+    assert all(place.exists() for place in kept)
+
+
+@contextlib.contextmanager
+def open_lock(path):
+    """Lock a directory as another process would."""
+    code = "import fcntl, os, sys; h = os.open(sys.argv[1], os.O_RDONLY); fcntl.flock(h, fcntl.LOCK_EX); print(1, flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.readline()
+        yield
+        process.stdin.close()
+
+
+def test_a_result_whose_replacement_was_killed_comes_back(dump, tmp_path):
+    run(dump, tmp_path / "out")
+    (tmp_path / "out").rename(tmp_path / ".out.abc_1234.replaced")
+    with pytest.raises(OutputError, match="exists already"):
+        run(dump, tmp_path / "out")
+    assert listing(tmp_path)[:2] == ["out", "out/cache.parquet"]
+    leave(tmp_path, ".out.abc_1234.replaced", "heads.parquet")
+    run(dump, tmp_path / "out", overwrite=True)
+    assert listing(tmp_path)[:2] == ["out", "out/cache.parquet"]
+
+
+def test_a_killed_run_is_cleaned_up_by_the_next(dump, tmp_path):
+    line = [
+        sys.executable,
+        "-m",
+        "precalign.cli.main",
+        "analyze",
+        str(dump),
+        "-o",
+        str(tmp_path / "out"),
+        "--no-report",
+    ]
+    process = subprocess.Popen(line, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".out.*.partial")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    run(dump, tmp_path / "out", overwrite=(tmp_path / "out").exists())
+    assert not list(tmp_path.glob(".out.*"))
 
 
 def test_the_report_is_made_from_the_finished_directory(dump, tmp_path):
