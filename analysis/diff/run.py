@@ -18,7 +18,8 @@ from precalign.analysis.diff.schema import DIFF_SCHEMA, diff_schema
 from precalign.analysis.diff.series import by_head
 from precalign.analysis.readers import printable
 from precalign.analysis.results.schema import SUMMARY_SCHEMA
-from precalign.analysis.results.stored import DUMPS, SET_SCHEMA
+from precalign.analysis.results.stored import DUMPS
+from precalign.analysis.sets.schema import SET_SCHEMA
 from precalign.errors import UsageError
 
 if TYPE_CHECKING:

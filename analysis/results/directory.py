@@ -33,8 +33,7 @@ DIFF_FILES = {SUMMARY_FILE, DIFF_FILE, DIFF_PAGE}
 OURS = FILES | FRONTIER_FILES | COMPARE_FILES | DIFF_FILES | SET_FILES | {RUN_FOLDER}
 """All of them, and what an unfinished set leaves; a directory with anything else in it is never replaced."""
 KINDS = tuple(
-    schema.rpartition("/")[0]
-    for schema in (SUMMARY_SCHEMA, FRONTIER_SCHEMA, COMPARE_SCHEMA, DIFF_SCHEMA, SET_SCHEMA)
+    schema.rpartition("/")[0] for schema in (SUMMARY_SCHEMA, FRONTIER_SCHEMA, COMPARE_SCHEMA, DIFF_SCHEMA, SET_SCHEMA)
 )
 """Kinds of result directories: `schema` in their summary.json without its version."""
 NOTHING_LEFT = "nothing was left there; choose another place"

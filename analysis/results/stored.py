@@ -19,17 +19,15 @@ from precalign.analysis.frontier.schema import FRONTIER_FILE, FRONTIER_SCHEMA
 from precalign.analysis.readers import printable
 from precalign.analysis.results.reader import any_summary
 from precalign.analysis.results.schema import SUMMARY_FILE, SUMMARY_SCHEMA, TABLES
+from precalign.analysis.sets.schema import DUMPS_FILE, SET_SCHEMA, TABLES_FOLDER
 from precalign.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-SET_SCHEMA = "precalign.set/1"
 DUMPS = "dumps"
 """Table of a set: one row per dump."""
-PARTS = "tables"
-"""Folder of a set that holds a folder of parts per table."""
 
 
 class Kind(NamedTuple):
@@ -106,7 +104,7 @@ def open_stored(path: Path) -> Stored:
     InputError
         If it is not one, is an unfinished set, or is of a version that this one cannot read.
     """
-    if not (path / SUMMARY_FILE).exists() and (path / PARTS).is_dir():
+    if not (path / SUMMARY_FILE).exists() and (path / TABLES_FOLDER).is_dir():
         raise InputError(
             f"{printable(path)}: the run over many dumps is not finished: there is no {SUMMARY_FILE} yet",
             hint="run the same command again: it goes on where it stopped",
@@ -125,8 +123,8 @@ def open_stored(path: Path) -> Stored:
 
 
 def _open_set(path: Path, summary: dict[str, Any]) -> Stored:
-    parts = {name: tuple(sorted((path / PARTS / name).glob("part-*.parquet"))) for name in TABLES}
-    files = {DUMPS: (path / f"{DUMPS}.parquet",)} | {name: held for name, held in parts.items() if held}
+    parts = {name: tuple(sorted((path / TABLES_FOLDER / name).glob("part-*.parquet"))) for name in TABLES}
+    files = {DUMPS: (path / DUMPS_FILE,)} | {name: held for name, held in parts.items() if held}
     return Stored(path, summary, files, _table_forms([DUMPS, *TABLES]))
 
 
