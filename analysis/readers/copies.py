@@ -48,7 +48,10 @@ def open_copy(place: Remote, open_local: Callable[[Path], tuple[Reader, TensorFi
         reader, file = open_local(copy)
     except InputError as error:
         leave()
-        raise InputError(error.message.replace(str(copy), str(place)), hint=error.hint) from error
+        message = error.message
+        for shown in (str(copy), printable(copy)):  # the second is shortened where the path is long
+            message = message.replace(shown, str(place))
+        raise InputError(message, hint=error.hint) from error
     except BaseException:
         leave()
         raise
