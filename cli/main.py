@@ -67,6 +67,7 @@ COMMANDS = {
     "capture": Entry("precalign.cli.commands.capture", "Write the keys, values and queries of a model as a dump."),
     "eval": Entry("precalign.cli.commands.eval", "Measure what a model loses when a rule reads its cache."),
     "demo": Entry("precalign.cli.commands.demo", "Go the whole way on what ships: a dump, or a model and its text."),
+    "fuzz": Entry("precalign.cli.commands.fuzz", "Give damaged and hostile inputs to every reader and parser."),
     "bench": Entry("precalign.cli.commands.bench", "Time precalign against its peers, results checked first."),
 }
 
@@ -78,6 +79,7 @@ GROUPS = {
     "Models": ("capture", "eval", "demo"),
     "Kernels": ("kernels", "validate", "tolerance"),
     "Numerics": ("formats", "explain", "reveal", "discriminate", "recordings", "bench"),
+    "Trust": ("fuzz",),
 }
 """How `precalign --help` lists them."""
 

@@ -1,0 +1,159 @@
+"""A worker process as its master sees it: orders out, answers back, and an end to it where none comes."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from precalign.analysis.fuzz.worker import FAULTS_FILE, HEARTBEAT, HEARTBEAT_FILE
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+POLL_SECONDS = 0.2
+MEMORY_DISK = Path("/dev/shm")  # noqa: S108 - a folder of the system, in which mkdtemp makes one of our own
+THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+"""One core is one worker's."""
+
+
+class Ended(Exception):  # noqa: N818 - a fact about the worker, which is then replaced
+    """A worker that gave no answer.
+
+    Attributes
+    ----------
+    case : int or None
+        What it was doing; None where it was between cases.
+    kind : str
+        "hang" or "death".
+    what, detail : str
+    """
+
+    def __init__(self, case: int | None, kind: str, what: str, detail: str) -> None:
+        super().__init__(what)
+        self.case, self.kind, self.what, self.detail = case, kind, what, detail
+
+
+class WorkerProcess:
+    """One worker, with a folder of its own on a disk of memory where there is one.
+
+    Parameters
+    ----------
+    limit_seconds : float
+        For one case.
+    """
+
+    def __init__(self, limit_seconds: float) -> None:
+        self._limit = limit_seconds
+        self._folder = Path(
+            tempfile.mkdtemp(prefix="precalign-fuzz-", dir=MEMORY_DISK if os.access(MEMORY_DISK, os.W_OK) else None)
+        )
+        beat = self._folder / HEARTBEAT_FILE
+        beat.write_bytes(HEARTBEAT.pack(-1, 0.0))
+        with beat.open("r+b") as file:
+            self._heartbeat = mmap.mmap(file.fileno(), HEARTBEAT.size)
+        self._errors = (self._folder / "stderr").open("w+b")
+        paths = os.pathsep.join(filter(None, (str(Path.cwd()), os.environ.get("PYTHONPATH"))))
+        self._process = subprocess.Popen(  # noqa: S603 - this interpreter
+            [sys.executable, "-m", "precalign.analysis.fuzz.worker", str(self._folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=os.environ | THREADS | {"PYTHONPATH": paths},
+            start_new_session=True,  # an interrupt is the master's: it ends its workers itself
+        )
+        self._rest = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process and remove what is its own."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            if stream is not None:
+                try:
+                    stream.close()
+                except BrokenPipeError:  # an order that nobody read
+                    continue
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def order(self, target: str, seed: int, begin: int, end: int) -> dict[str, Any]:
+        """Have cases run and return the answer.
+
+        Raises
+        ------
+        Ended
+            If the process dies, or a case takes too long; the worker is of no use then.
+        """
+        line = json.dumps({"target": target, "seed": seed, "begin": begin, "end": end}) + "\n"
+        try:
+            self._stream(self._process.stdin).write(line.encode())
+            self._stream(self._process.stdin).flush()
+        except BrokenPipeError:
+            raise self._death() from None
+        out = self._stream(self._process.stdout)
+        while True:
+            if select.select([out], [], [], POLL_SECONDS)[0]:
+                piece = os.read(out.fileno(), 1 << 16)
+                if not piece:
+                    raise self._death()
+                self._rest += piece
+                whole, newline, rest = self._rest.partition(b"\n")
+                if newline:
+                    self._rest = rest
+                    answer: dict[str, Any] = json.loads(whole)
+                    if "broken" in answer:
+                        raise RuntimeError(
+                            f"fuzz target {target}, near case {begin}: it cannot make or place a case\n{answer['broken']}"
+                        )
+                    return answer
+            self._check_hang()
+
+    @staticmethod
+    def _stream(stream: IO[bytes] | None) -> IO[bytes]:
+        assert stream is not None  # noqa: S101 - both are pipes
+        return stream
+
+    def _beat(self) -> tuple[int | None, float]:
+        case, since = HEARTBEAT.unpack_from(self._heartbeat)
+        return (None, 0.0) if case < 0 else (case, since)
+
+    def _check_hang(self) -> None:
+        case, since = self._beat()
+        if case is not None and time.monotonic() - since > self._limit:
+            self._process.send_signal(signal.SIGABRT)  # tells where it hangs before it ends
+            try:
+                self._process.wait(5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+            raise Ended(case, "hang", f"no answer within {self._limit:g} s", self._left())
+
+    def _death(self) -> Ended:
+        code = self._process.wait()
+        what = f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+        return Ended(self._beat()[0], "death", what, self._left())
+
+    def _left(self) -> str:
+        """Return what the process wrote as it ended."""
+        faults = (self._folder / FAULTS_FILE).read_text(encoding="utf-8", errors="replace")
+        self._errors.seek(0, os.SEEK_END)
+        self._errors.seek(max(0, self._errors.tell() - 2000))
+        return faults[:4000] + self._errors.read().decode("utf-8", "replace")
