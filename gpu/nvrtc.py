@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 from precalign.errors import InputError, UnavailableError
@@ -172,7 +173,7 @@ def _compile(source: str, arch: str, headers: dict[str, str], macros: dict[str, 
         (code,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
         log = _text(program, "ProgramLog").decode()
         if int(code):
-            raise InputError(f"{file} does not compile for {arch}:\n{log.strip()}")
+            raise InputError(f"{file} does not compile for {arch}:\n{indent(log.strip().expandtabs(), '  ')}")
         ptx, cubin = _text(program, "PTX").decode(errors="replace"), _text(program, "CUBIN")
     finally:
         nvrtc.nvrtcDestroyProgram(program)
@@ -190,11 +191,12 @@ def _text(program: Any, what: str) -> bytes:  # noqa: ANN401 - the bindings have
 def parse_resources(log: str) -> dict[str, Resources]:
     """Read registers, spills and shared memory of each kernel from the assembler's words."""
     found = {}
+    count = r"(?<!\d)(\d{1,18})"  # no more digits than a number has: neither the search nor the number is endless
     for piece in re.split(r"Compiling entry function ", log)[1:]:
         name = re.match(r"'([^']+)'", piece)
-        used = re.search(r"Used (\d+) registers", piece)
-        frame = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", piece)
-        shared = re.search(r"(\d+) bytes smem", piece)
+        used = re.search(rf"Used {count} registers", piece)
+        frame = re.search(rf"{count} bytes stack frame, {count} bytes spill stores, {count} bytes spill loads", piece)
+        shared = re.search(rf"{count} bytes smem", piece)
         if name and used and frame:
             stack, stores, loads = (int(n) for n in frame.groups())
             found[name[1]] = Resources(int(used[1]), stores, loads, stack, int(shared[1]) if shared else 0)

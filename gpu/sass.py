@@ -44,10 +44,11 @@ def opcodes(cubin: bytes) -> dict[str, Counter[str]]:
         run = subprocess.run([program, "-c", str(file)], capture_output=True, text=True, check=False)  # noqa: S603 - our file
     if run.returncode:
         raise InputError(f"nvdisasm refuses the cubin: {run.stderr.strip()}", hint="it may be older than the compiler")
-    return _count(run.stdout)
+    return listed_opcodes(run.stdout)
 
 
-def _count(text: str) -> dict[str, Counter[str]]:
+def listed_opcodes(text: str) -> dict[str, Counter[str]]:
+    """Return the same from what the disassembler prints."""
     found: dict[str, Counter[str]] = {}
     kernel = None
     for line in text.splitlines():

@@ -16,7 +16,32 @@ Exit codes of the command (documented in docs/commands/index.md):
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
+
+MOST_LINE = 1000
+"""Characters of a line of a message."""
+
+
+def escaped(text: str) -> str:
+    """Return text without characters that a terminal would obey: they stand as \\x1b, \\n, \\u202e."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def shown(what: object, limit: int = 200) -> str:
+    """Return what an input holds as a message may show it: in one line, escaped, not endless."""
+    text = escaped(str(what))
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def harmless(text: str) -> str:
+    """Return a message as it may be printed: escaped, no line endless, and all lines but the first indented.
+
+    A line break that no two blanks follow is escaped like other control characters: what an input holds cannot begin a line of its own.
+    """
+    return "\n".join(shown(line, MOST_LINE) for line in re.split(r"\n(?=  )", text))
 
 
 class PrecalignError(Exception):
@@ -26,7 +51,7 @@ class PrecalignError(Exception):
     ----------
     message : str
         What was expected and what came, naming the file and tensor: "layers.3.keys: head_dim must match
-        layers.3.values: 64 vs 128".
+        layers.3.values: 64 vs 128". Made `harmless`.
     hint : str, optional
         What the user can do about it; printed on a line of its own after "Hint:".
     """
@@ -34,9 +59,10 @@ class PrecalignError(Exception):
     exit_code: ClassVar[int] = 70
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
+        message = harmless(message)
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = None if hint is None else shown(hint, MOST_LINE)
 
     def __reduce__(self) -> tuple[type[PrecalignError], tuple[str], dict[str, str | None]]:
         """Come out of another process as it went in, the hint included."""

@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precalign.analysis.fuzz.draw import FORGED
-
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -62,7 +60,8 @@ class Finding:
     @property
     def signature(self) -> tuple[str, ...]:
         """What findings of one cause share."""
-        return (self.target, self.kind, self.what if self.kind == "code" else self.what.partition(":")[0], self.site)
+        what = self.what if self.kind == "code" else " ".join(self.what.split()[: 1 if self.kind == "exception" else 2])
+        return (self.target, self.kind, what, self.site)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
@@ -74,8 +73,12 @@ def harm_of(message: str) -> str | None:
     odd = next((c for c in message if not c.isprintable() and c != "\n"), None)
     if odd is not None:
         return f"control character {odd!a} in the message"
-    if any(line.startswith(FORGED) for line in message.splitlines()[1:]):
-        return "a line of the input's own in the message"
+    lines = message.split("\n")[1:]
+    told = lines[:-1] if lines and lines[-1].startswith("Hint: ") else lines
+    if not all(
+        line.startswith("  ") for line in told
+    ):  # lines that go on are indented; another one may come from the input
+        return "a line of its own in the message"
     return f"a message of {len(message)} characters" if len(message) > MOST_MESSAGE else None
 
 

@@ -20,6 +20,13 @@ TARGETS = {
     "torch": f"{_HERE}.torch_files:Torch",
     "torch-old": f"{_HERE}.torch_files:TorchOld",
     "names": f"{_HERE}.names:Names",
+    "policy": f"{_HERE}.policy:PolicyFile",
+    "recordings": f"{_HERE}.recordings:Recordings",
+    "kernel-array": f"{_HERE}.recordings:ArrayArgument",
+    "codecs": f"{_HERE}.codecs:Codecs",
+    "ptx": f"{_HERE}.ptx:Ptx",
+    "listings": f"{_HERE}.ptx:Listings",
+    "specs": f"{_HERE}.specs:Specs",
 }
 """Name -> where its class is."""
 

@@ -194,7 +194,8 @@ class CodedPair:
         if self._coded is None:
             return self._window[0].copy(), self._window[1].copy()
         n_coded = self.n_tokens - len(self._window[0])
-        keys, values = self.joint.decode(self._coded, n_coded, self.shapes["keys"])
+        with np.errstate(over="ignore", invalid="ignore"):  # of bytes that no encoder made
+            keys, values = self.joint.decode(self._coded, n_coded, self.shapes["keys"])
         return np.concatenate([keys, self._window[0]]), np.concatenate([values, self._window[1]])
 
     def to_bytes(self) -> bytes:

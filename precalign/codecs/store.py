@@ -85,11 +85,12 @@ class CodedCache:
         self._window = held[due:]
 
     def decode(self) -> NDArray[np.float32]:
-        """Return what is kept, (n_tokens, n_kv_heads, head_dim)."""
+        """Return what is kept, (n_tokens, n_kv_heads, head_dim); of bytes that no encoder made, infinities and NaNs too."""
         if not self.n_coded:
             return self._window.copy()
         octets, header = self.coded()
-        return np.concatenate([self.codec.decode(octets, self.n_coded, header, self.shape), self._window])
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.concatenate([self.codec.decode(octets, self.n_coded, header, self.shape), self._window])
 
     def to_bytes(self) -> bytes:
         """Return what is kept: the window, what is stored once, the coded tokens."""

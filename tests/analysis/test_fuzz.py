@@ -23,7 +23,7 @@ PLANTED = {
     "Writes": ("code", "for writing"),
     "ReadsElsewhere": ("code", "/etc/passwd"),
     "Prints": ("text", "control character"),
-    "Forges": ("text", "line of the input's own"),
+    "Forges": ("text", "a line of its own"),
     "Warns": ("warning", "RuntimeWarning"),
     "Swallows": ("code", "os.system"),
 }
