@@ -15,13 +15,15 @@ import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from precalign.analysis.fuzz.worker import FAULTS_FILE, HEARTBEAT, HEARTBEAT_FILE
+from precalign.analysis.fuzz.worker import FAULTS_FILE, HEARTBEAT, HEARTBEAT_FILE, IDLE, PREPARING
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
 POLL_SECONDS = 0.2
+PREPARE_SECONDS = 300.0
+"""For making the seeds of a target and reading each once; kernels are compiled meanwhile."""
 MEMORY_DISK = Path("/dev/shm")  # noqa: S108 - a folder of the system, in which mkdtemp makes one of our own
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """One core is one worker's."""
@@ -59,7 +61,7 @@ class WorkerProcess:
             tempfile.mkdtemp(prefix="precalign-fuzz-", dir=MEMORY_DISK if os.access(MEMORY_DISK, os.W_OK) else None)
         )
         beat = self._folder / HEARTBEAT_FILE
-        beat.write_bytes(HEARTBEAT.pack(-1, 0.0))
+        beat.write_bytes(HEARTBEAT.pack(IDLE, 0.0))
         with beat.open("r+b") as file:
             self._heartbeat = mmap.mmap(file.fileno(), HEARTBEAT.size)
         self._errors = (self._folder / "stderr").open("w+b")
@@ -125,31 +127,32 @@ class WorkerProcess:
                             f"fuzz target {target}, near case {begin}: it cannot make or place a case\n{answer['broken']}"
                         )
                     return answer
-            self._check_hang()
+            self._check_hang(target)
 
     @staticmethod
     def _stream(stream: IO[bytes] | None) -> IO[bytes]:
         assert stream is not None  # noqa: S101 - both are pipes
         return stream
 
-    def _beat(self) -> tuple[int | None, float]:
+    def _check_hang(self, target: str) -> None:
         case, since = HEARTBEAT.unpack_from(self._heartbeat)
-        return (None, 0.0) if case < 0 else (case, since)
-
-    def _check_hang(self) -> None:
-        case, since = self._beat()
-        if case is not None and time.monotonic() - since > self._limit:
-            self._process.send_signal(signal.SIGABRT)  # tells where it hangs before it ends
-            try:
-                self._process.wait(5)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-            raise Ended(case, "hang", f"no answer within {self._limit:g} s", self._left())
+        limit = PREPARE_SECONDS if case == PREPARING else self._limit
+        if case == IDLE or time.monotonic() - since <= limit:
+            return
+        self._process.send_signal(signal.SIGABRT)  # tells where it hangs before it ends
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        if case == PREPARING:
+            raise RuntimeError(f"fuzz target {target} is not ready within {limit:g} s\n{self._left()}")
+        raise Ended(case, "hang", f"no answer within {limit:g} s", self._left())
 
     def _death(self) -> Ended:
         code = self._process.wait()
         what = f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
-        return Ended(self._beat()[0], "death", what, self._left())
+        case, _ = HEARTBEAT.unpack_from(self._heartbeat)
+        return Ended(case if case >= 0 else None, "death", what, self._left())
 
     def _left(self) -> str:
         """Return what the process wrote as it ended."""

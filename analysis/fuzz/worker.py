@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 HEARTBEAT = struct.Struct("<qd")
 HEARTBEAT_FILE, CASES_FOLDER, FAULTS_FILE = "heartbeat", "cases", "faults"
+IDLE, PREPARING = -1, -2
+"""What stands in the heartbeat where no case runs."""
 BATCH_SECONDS = 0.5
 """After which a batch ends, wherever it is."""
 SPARE_ADDRESSES = 1 << 30
@@ -102,6 +104,7 @@ class Worker:
             If the target refuses a seed: one of the two is wrong.
         """
         if name not in self._ready:
+            HEARTBEAT.pack_into(self._heartbeat, 0, PREPARING, time.monotonic())
             target = get_target(name)
             seeds = target.seeds()
             for seed in seeds:
@@ -131,7 +134,7 @@ class Worker:
             now = time.monotonic()
             if now - started > BATCH_SECONDS:
                 break
-        HEARTBEAT.pack_into(self._heartbeat, 0, -1, 0.0)
+        HEARTBEAT.pack_into(self._heartbeat, 0, IDLE, 0.0)
         found.seconds = now - started
         return found
 

@@ -103,7 +103,7 @@ class ReadsElsewhere(Planted):
             file.read(1)
 
 
-class Careless(InputError):
+class Careless(InputError):  # noqa: N818 - the defect
     """An error that shows what it is given."""
 
     def __init__(self, message):

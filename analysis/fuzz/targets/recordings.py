@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +17,7 @@ from precalign.gpu.ptx.arguments import parse_argument
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from precalign.analysis.fuzz.draw import Draw
     from precalign.analysis.fuzz.target import Case
