@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from precalign.gpu.nvrtc import cache_folder
 from precalign.analysis.fuzz.worker import FAULTS_FILE, HEARTBEAT, HEARTBEAT_FILE, IDLE, PREPARING
 
 if TYPE_CHECKING:
@@ -27,6 +28,19 @@ PREPARE_SECONDS = 300.0
 MEMORY_DISK = Path("/dev/shm")  # noqa: S108 - a folder of the system, in which mkdtemp makes one of our own
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """One core is one worker's."""
+
+
+def _kernel_checks() -> dict[str, str]:
+    """Return what makes numba check the bounds of every access in compiled code: an error then, where else strange memory is read.
+
+    Such code is kept apart from the other.
+    """
+    cache = cache_folder() / "checked-kernels"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return {}
+    return {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(cache)} if os.access(cache, os.W_OK) else {}
 
 
 class Ended(Exception):  # noqa: N818 - a fact about the worker, which is then replaced
@@ -53,9 +67,11 @@ class WorkerProcess:
     ----------
     limit_seconds : float
         For one case.
+    checked : bool
+        Whether compiled kernels check their bounds; they are compiled anew for it, once.
     """
 
-    def __init__(self, limit_seconds: float) -> None:
+    def __init__(self, limit_seconds: float, *, checked: bool = True) -> None:
         self._limit = limit_seconds
         self._folder = Path(
             tempfile.mkdtemp(prefix="precalign-fuzz-", dir=MEMORY_DISK if os.access(MEMORY_DISK, os.W_OK) else None)
@@ -71,7 +87,7 @@ class WorkerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env=os.environ | THREADS | {"PYTHONPATH": paths},
+            env=os.environ | THREADS | {"PYTHONPATH": paths} | (_kernel_checks() if checked else {}),
             start_new_session=True,  # an interrupt is the master's: it ends its workers itself
         )
         self._rest = b""

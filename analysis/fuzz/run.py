@@ -109,8 +109,8 @@ class _Chunk:
 class _Run:
     """What the threads of a run share."""
 
-    def __init__(self, targets: Sequence[str], cases: int, seed: int, seconds: float | None, limit: float) -> None:
-        self.seed, self.limit = seed, limit
+    def __init__(self, targets: Sequence[str], cases: int, seed: int, seconds: float | None, limit: float, *, checked: bool) -> None:
+        self.seed, self.limit, self.checked = seed, limit, checked
         self.tallies = {name: Tally(name) for name in targets}
         self._deadline = None if seconds is None else time.monotonic() + seconds
         self._chunks = _chunks(targets, cases)
@@ -172,6 +172,7 @@ def fuzz(
     seconds: float | None = None,
     jobs: int = 1,
     limit_seconds: float = LIMIT_SECONDS,
+    checked: bool = True,
     progress: Callable[[int], None] = lambda _: None,
 ) -> list[Tally]:
     """Run cases of targets.
@@ -190,6 +191,8 @@ def fuzz(
         Worker processes.
     limit_seconds : float
         For one case; longer is a hang.
+    checked : bool
+        Whether compiled kernels check the bounds of every access.
     progress : callable
         Told how many cases were done.
 
@@ -205,7 +208,7 @@ def fuzz(
     """
     for name in targets:
         get_target(name)
-    run = _Run(targets, cases, seed, seconds, limit_seconds)
+    run = _Run(targets, cases, seed, seconds, limit_seconds, checked=checked)
     with ThreadPoolExecutor(jobs, thread_name_prefix="fuzz") as pool:
         try:
             for done in [pool.submit(_work, run, progress) for _ in range(jobs)]:
@@ -221,7 +224,7 @@ def _work(run: _Run, progress: Callable[[int], None]) -> None:
         while (chunk := run.next()) is not None:
             at = chunk.begin
             while at < chunk.end and not run.over() and not run.given_up(chunk.target):
-                worker = worker or WorkerProcess(run.limit)
+                worker = worker or WorkerProcess(run.limit, checked=run.checked)
                 try:
                     answer = worker.order(chunk.target, run.seed, at, chunk.end)
                 except Ended as ended:

@@ -15,7 +15,9 @@ from precalign.gpu.ptx.launch import Uninitialised
 FORMS = (
     "int32:5, float32:0.5, x.npy, zeros:float32:1024, empty:float32:32x64, random:float32:1024, arange:int32:256, null"
 )
-_SHAPE = re.compile(r"\d+(x\d+)*")
+_DTYPE = re.compile(r"[<>=|]?[A-Za-z_]+[0-9]{0,3}")
+"""What names one type; NumPy would parse more: tuples, records, comma-separated lists."""
+_SHAPE = re.compile(r"[0-9]{1,18}(x[0-9]{1,18}){0,31}")
 _MOST_BYTES = 1 << 34
 
 
@@ -76,9 +78,11 @@ def parse_argument(text: str, position: int, rng: np.random.Generator) -> Argume
 
 def _dtype(name: str, text: str) -> np.dtype[Any]:
     try:
-        dtype = np.dtype(name)
-    except TypeError:
-        raise UsageError(f"argument {text!r}: {name!r} is no NumPy dtype") from None
+        dtype = np.dtype(name) if _DTYPE.fullmatch(name) else None
+    except (TypeError, ValueError):
+        dtype = None
+    if dtype is None:
+        raise UsageError(f"argument {text!r}: {name!r} is no NumPy dtype")
     if dtype.kind not in "iufb":
         raise UsageError(f"argument {text!r}: {name!r} is no dtype of numbers")
     return dtype

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from precalign.gpu.ptx.access import Reader
+from precalign.gpu.ptx.faults import operands_of
 from precalign.gpu.ptx.loads import address_reader, note_shared, split_generic, take_space
 from precalign.gpu.ptx.memory import SHARED_WINDOW, BadAccess
 from precalign.gpu.ptx.operations import resolve, rounding
@@ -62,7 +63,7 @@ def compile_atomic(compiler: Compiler, index: int, instruction: Instruction) -> 
     note_shared(compiler, index, space, scalar.bytes, writes=True)
     reader = Reader(compiler.registers)
     wants_old = instruction.name == "atom"
-    place, *given = instruction.operands[wants_old:]
+    place, *given = operands_of(instruction, wants_old + (3 if name == "cas" else 2))[wants_old:]
     addresses = address_reader(compiler, place)
     gets = [reader.get(g, scalar) for g in given]
     put = reader.put(instruction.operands[0], scalar) if wants_old else None

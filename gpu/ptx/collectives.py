@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from precalign.gpu.ptx.access import Reader
-from precalign.gpu.ptx.faults import UnsupportedPtxError
+from precalign.gpu.ptx.faults import UnsupportedPtxError, operands_of
 from precalign.gpu.ptx.memory import BadAccess
 from precalign.gpu.ptx.operations.registry import Modifiers
 from precalign.gpu.ptx.program import Immediate, Pair
@@ -36,7 +36,7 @@ def compile_collective(compiler: Compiler, instruction: Instruction, guard: Any)
     if name == "activemask":
         m.scalar("b32")
         m.finish()
-        put = Reader(compiler.registers).put(instruction.operands[0], _B32)
+        put = Reader(compiler.registers).put(operands_of(instruction, 1)[0], _B32)
         return Step("plain", lambda b, lanes: put(b, lanes, _ballot(_active(b, lanes))), guard)
     if not m.flag("sync"):
         raise m.refuse("a warp operation without .sync")
@@ -63,7 +63,7 @@ def _barrier(compiler: Compiler, m: Modifiers, instruction: Instruction, guard: 
     if not sync:
         raise m.refuse("a barrier that is not .sync")
     if warp:
-        return Step("collective", _pass_warp_barrier, guard, members=_members(compiler, instruction.operands[0]))
+        return Step("collective", _pass_warp_barrier, guard, members=_members(compiler, operands_of(instruction, 1)[0]))
     if len(instruction.operands) != 1 or not isinstance(instruction.operands[0], Immediate):
         raise m.refuse("a barrier of part of the block, or one chosen at run time,")
     return Step("barrier", lambda _b, _lanes: None, guard)
@@ -94,7 +94,7 @@ def _shuffle(compiler: Compiler, m: Modifiers, instruction: Instruction, guard: 
     m.finish()
     if not mode:
         raise m.refuse("a shuffle without mode")
-    destination, *sources = instruction.operands
+    destination, *sources = operands_of(instruction, 5)
     reader = Reader(compiler.registers)
     value, delta, clamp, members = (reader.get(s, _U32) for s in sources)
     pair = isinstance(destination, Pair)
@@ -158,8 +158,9 @@ def _vote(compiler: Compiler, m: Modifiers, instruction: Instruction, guard: Any
     if not mode or (mode == "ballot") != (scalar.name == "b32"):
         raise m.refuse("this vote")
     reader = Reader(compiler.registers)
-    put = reader.put(instruction.operands[0], scalar)
-    truth, members = reader.predicate(instruction.operands[1]), _members(compiler, instruction.operands[2])
+    destination, condition, mask = operands_of(instruction, 3)
+    put = reader.put(destination, scalar)
+    truth, members = reader.predicate(condition), _members(compiler, mask)
 
     def run(batch: Batch, lanes: Lanes) -> None:
         active, fellows = _active(batch, lanes), members(batch, lanes)
@@ -181,8 +182,9 @@ def _reduce(compiler: Compiler, m: Modifiers, instruction: Instruction, guard: A
     if function is None:
         raise m.refuse("this reduction")
     reader = Reader(compiler.registers)
-    put, value = reader.put(instruction.operands[0], scalar), reader.get(instruction.operands[1], scalar)
-    members = _members(compiler, instruction.operands[2])
+    destination, source, mask = operands_of(instruction, 3)
+    put, value = reader.put(destination, scalar), reader.get(source, scalar)
+    members = _members(compiler, mask)
 
     def run(batch: Batch, lanes: Lanes) -> None:
         active = _active(batch, lanes)

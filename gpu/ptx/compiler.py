@@ -10,7 +10,7 @@ import numpy as np
 from precalign.errors import PrecalignError
 from precalign.gpu.ptx import atomics, collectives, loads
 from precalign.gpu.ptx.access import Reader, Registers
-from precalign.gpu.ptx.faults import PtxSyntaxError, UnsupportedPtxError
+from precalign.gpu.ptx.faults import PtxSyntaxError, UnsupportedPtxError, operands_of
 from precalign.gpu.ptx.operations import resolve
 from precalign.gpu.ptx.program import Label, Negated, Pair, Register, Vector
 
@@ -146,7 +146,7 @@ class Compiler:
         return self._computation(index, instruction)
 
     def _target(self, instruction: Instruction, parts: list[str]) -> int:
-        (label,) = instruction.operands
+        (label,) = operands_of(instruction, 1)
         if parts not in ([], ["uni"]) or not isinstance(label, Label):
             raise UnsupportedPtxError(f"{instruction.opcode} is not modelled")
         if label.name not in self.entry.labels:
@@ -160,9 +160,7 @@ class Compiler:
         operation = resolve(instruction.opcode)
         if operation.model:
             self.models[index] = operation.model
-        destination, *sources = instruction.operands
-        if len(sources) != len(operation.sources):
-            raise PtxSyntaxError(f"{instruction.opcode}: {len(operation.sources)} sources expected, got {len(sources)}")
+        destination, *sources = operands_of(instruction, 1 + len(operation.sources))
         reader = Reader(self.registers)
         getters = [
             reader.get(operand, scalar, wide=operation.wide_registers)

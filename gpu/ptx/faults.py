@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from precalign.errors import InputError, PrecalignError, UnavailableError
 
 if TYPE_CHECKING:
-    from precalign.gpu.ptx.program import Location
+    from precalign.gpu.ptx.program import Instruction, Location, Operand
 
 
 class PtxSyntaxError(InputError):
@@ -16,6 +16,20 @@ class PtxSyntaxError(InputError):
 
 class UnsupportedPtxError(UnavailableError):
     """An opcode, modifier or type that the machine does not model: it refuses rather than guesses."""
+
+
+def operands_of(instruction: Instruction, count: int) -> tuple[Operand, ...]:
+    """Return the operands of an instruction that takes so many.
+
+    Raises
+    ------
+    PtxSyntaxError
+        If there are more or fewer.
+    """
+    got = len(instruction.operands)
+    if got != count:
+        raise PtxSyntaxError(f"{instruction.opcode}: {count} {'operand' if count == 1 else 'operands'} expected, got {got}")
+    return instruction.operands
 
 
 class KernelFault(PrecalignError):  # noqa: N818 - what it finds is called a fault

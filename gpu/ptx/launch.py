@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from precalign.errors import InputError, UsageError
+from precalign.gpu.ptx.faults import UnsupportedPtxError
 from precalign.gpu.ptx.memory import PARAM_BASE, GlobalMemory
 from precalign.gpu.ptx.report import Report
+from precalign.gpu.ptx.variables import MOST_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,10 +29,19 @@ class Uninitialised:
 
 
 class ModuleMemory:
-    """The module's own global and constant variables; they live on between launches, as on a GPU."""
+    """The module's own global and constant variables; they live on between launches, as on a GPU.
+
+    Raises
+    ------
+    UnsupportedPtxError
+        If they take more memory than is modelled.
+    """
 
     def __init__(self, module: Module) -> None:
         self.variables = [v for v in module.variables if v.space in ("global", "const")]
+        total = sum(v.size_bytes for v in self.variables)
+        if total > MOST_BYTES["global"]:
+            raise UnsupportedPtxError(f"the module's variables take {total} bytes, {MOST_BYTES['global']} are modelled")
         self.octets = {v.name: _initial(v) for v in self.variables}
 
 

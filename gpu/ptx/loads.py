@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from precalign.gpu.ptx.access import Reader
-from precalign.gpu.ptx.faults import KernelFault, PtxSyntaxError, UnsupportedPtxError
+from precalign.gpu.ptx.faults import KernelFault, PtxSyntaxError, UnsupportedPtxError, operands_of
 from precalign.gpu.ptx.memory import LOCAL_WINDOW, PARAM_BASE, SHARED_WINDOW, WINDOW_BYTES
 from precalign.gpu.ptx.operations.registry import Modifiers
 from precalign.gpu.ptx.program import Address, Pair, SymbolAddress, Vector
@@ -78,7 +78,8 @@ def compile_access(compiler: Compiler, index: int, instruction: Instruction) -> 
     if scalar.kind in ("pred", "packed"):
         raise m.refuse(f".{scalar.name}")
     is_load = instruction.name != "st"
-    place, data = instruction.operands if not is_load else reversed(instruction.operands)
+    first, second = operands_of(instruction, 2)
+    place, data = (second, first) if is_load else (first, second)
     elements = data.elements if isinstance(data, Vector) else (data,)
     if len(elements) != count:
         raise PtxSyntaxError(f"{instruction.opcode}: {count} elements expected, got {len(elements)}")
@@ -154,7 +155,8 @@ def compile_cvta(compiler: Compiler, instruction: Instruction) -> Callable[[Batc
         raise m.refuse(f"space {space}")
     shift = np.uint64(_WINDOWS.get(space, 0))
     reader = Reader(compiler.registers)
-    put, get = reader.put(instruction.operands[0], scalar), reader.get(instruction.operands[1], scalar)
+    destination, source = operands_of(instruction, 2)
+    put, get = reader.put(destination, scalar), reader.get(source, scalar)
     if to:
         return lambda batch, lanes: put(batch, lanes, get(batch, lanes) - shift)
     return lambda batch, lanes: put(batch, lanes, get(batch, lanes) + shift)
@@ -165,7 +167,7 @@ def compile_vector_move(compiler: Compiler, instruction: Instruction) -> Callabl
     m = Modifiers(instruction.opcode)
     whole = m.scalar("b32", "b64")
     m.finish()
-    destination, source = instruction.operands
+    destination, source = operands_of(instruction, 2)
     reader = Reader(compiler.registers)
     vector = source if isinstance(source, Vector) else destination
     if not isinstance(vector, Vector) or isinstance(destination, Pair) or whole.bits % len(vector.elements):

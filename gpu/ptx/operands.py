@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from precalign.errors import shown
 from precalign.gpu.ptx.faults import PtxSyntaxError
 from precalign.gpu.ptx.program import (
     Address,
@@ -23,7 +24,8 @@ from precalign.gpu.ptx.program import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_INTEGER = re.compile(r"-?(?:0[xX][0-9a-fA-F]+|0[bB][01]+|0[0-7]*|[1-9]\d*)U?")
+_INTEGER = re.compile(r"-?(?:0[xX][0-9a-fA-F]{1,16}|0[bB][01]{1,64}|0[0-7]{0,22}|[1-9][0-9]{0,19})U?")
+"""Of 64 bits, or little more; longer ones are no PTX."""
 _SPECIAL = re.compile(
     r"%(?:tid|ntid|ctaid|nctaid)\.[xyz]|%(?:laneid|warpid|nwarpid|lanemask_(?:eq|le|lt|ge|gt))|WARP_SZ"
 )
@@ -67,13 +69,20 @@ def _operand(text: str, names: Names, where: str) -> Operand:
     if text.startswith("["):
         return _address(text[1:-1].strip(), names, where)
     if text.startswith("{"):
-        return Vector(parse_operands(text[1:-1], names, where))
+        return Vector(tuple(_element(piece.strip(), names, where) for piece in _split(text[1:-1])))
     if "|" in text:
-        first, second = text.split("|")
-        return Pair(_operand(first.strip(), names, where), _operand(second.strip(), names, where))
+        first, second = text.split("|", 1)
+        return Pair(_atom(first.strip(), names, where), _atom(second.strip(), names, where))
     if text.startswith("!"):
         return Negated(_register(text[1:].strip(), names, where))
     return _atom(text, names, where)
+
+
+def _element(text: str, names: Names, where: str) -> Operand:
+    """Parse an element of a vector, which is none itself."""
+    if text.startswith("{"):
+        raise PtxSyntaxError(f"{where}: a vector in a vector: {shown(text)}")
+    return _operand(text, names, where)
 
 
 def _atom(text: str, names: Names, where: str) -> Operand:
@@ -92,15 +101,15 @@ def _atom(text: str, names: Names, where: str) -> Operand:
         return SpecialRegister(text[1:])
     if names.is_branch:
         return Label(text)
-    if (summed := re.fullmatch(r"([$\w]+)\s*(?:\+\s*(\d+))?", text)) and summed[1] in names.symbols:
+    if (summed := re.fullmatch(r"([$\w]+)\s*(?:\+\s*([0-9]{1,18}))?", text)) and summed[1] in names.symbols:
         return SymbolAddress(summed[1], int(summed[2] or 0))
-    raise PtxSyntaxError(f"{where}: unknown operand: {text}")
+    raise PtxSyntaxError(f"{where}: unknown operand: {shown(text)}")
 
 
 def _register(text: str, names: Names, where: str) -> Register:
     register = names.register(text)
     if register is None:
-        raise PtxSyntaxError(f"{where}: no such register: {text}")
+        raise PtxSyntaxError(f"{where}: no such register: {shown(text)}")
     return register
 
 
@@ -108,12 +117,12 @@ def _address(text: str, names: Names, where: str) -> Address:
     if _INTEGER.fullmatch(text):
         return Address(None, parse_integer(text))
     parts = re.fullmatch(r"([%$\w]+)\s*(?:\+\s*(-?\w+))?", text)
-    if not parts:
-        raise PtxSyntaxError(f"{where}: unknown address: [{text}]")
+    if not parts or (parts[2] and not _INTEGER.fullmatch(parts[2])):
+        raise PtxSyntaxError(f"{where}: unknown address: [{shown(text)}]")
     offset = parse_integer(parts[2]) if parts[2] else 0
     register = names.register(parts[1])
     if register is not None:
         return Address(register, offset)
     if parts[1] in names.symbols:
         return Address(SymbolAddress(parts[1]), offset)
-    raise PtxSyntaxError(f"{where}: unknown address: [{text}]")
+    raise PtxSyntaxError(f"{where}: unknown address: [{shown(text)}]")

@@ -6,6 +6,7 @@ import bisect
 import re
 from pathlib import PurePosixPath
 
+from precalign.errors import shown
 from precalign.gpu.ptx.faults import PtxSyntaxError, UnsupportedPtxError
 from precalign.gpu.ptx.operands import Names, parse_operands
 from precalign.gpu.ptx.program import Entry, Instruction, Location, Module, Negated, Register
@@ -15,14 +16,16 @@ from precalign.gpu.ptx.variables import parse_variable
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _BLANK = re.compile(r"\s+")
 _LABEL = re.compile(r"([$\w]+)\s*:(?!:)")
-_LOC = re.compile(r"\.loc\s+(\d+)\s+(\d+)[^\n]*")
+_LOC = re.compile(r"\.loc\s+([0-9]{1,18})\s+([0-9]{1,18})[^\n]*")
 _LINE_DIRECTIVE = re.compile(r"\.(version|target|address_size|file)\b([^\n]*)")
 _PRAGMA = re.compile(r"\.pragma\s[^;]*;")
 _ENTRY = re.compile(r"(?:\.(?:visible|weak)\s+)*\.entry\s+([$\w]+)\s*")
 _FUNCTION = re.compile(r"(?:\.(?:visible|weak|extern)\s+)*\.func\b")
 _SECTION = re.compile(r"\.section\s+[.\w]+\s*")
 _REGISTERS = re.compile(r"\.reg\s+\.(\w+)\s+(.*)", re.DOTALL)
-_PERFORMANCE = re.compile(r"\.(maxntid|reqntid|minnctapersm|maxnreg)\s+([\d\s,]+)")
+_PERFORMANCE = re.compile(r"\.(maxntid|reqntid|minnctapersm|maxnreg)\s+([0-9]{1,9}(?:\s*,\s*[0-9]{1,9}){0,2})\s*")
+MOST_REGISTERS = 1 << 17
+"""Declared in one kernel; compilers declare thousands."""
 
 
 class _Text:
@@ -93,7 +96,7 @@ def parse(text: str) -> Module:
         If a directive is not modelled.
     """
     source, module = _Text(text), Module()
-    files = {int(m[1]): PurePosixPath(m[2]).name for m in re.finditer(r'\.file\s+(\d+)\s+"([^"]*)"', text)}
+    files = {int(m[1]): PurePosixPath(m[2]).name for m in re.finditer(r'\.file\s+([0-9]{1,18})\s+"([^"]*)"', text)}
     while source.skip_blank():
         if line := source.take(_LINE_DIRECTIVE):
             if line[1] in ("version", "target"):
@@ -127,7 +130,7 @@ class _EntryParser:
         self.source, self.files, self.entry = source, files, Entry(name)
         self.location: Location | None = None
         self.scopes: list[dict[str, Register]] = []
-        self.n_scopes = 0
+        self.n_scopes = self.n_registers = 0
         self.symbols = {v.name for v in module.variables}
         self.pending: list[tuple[str, int, Location]] = []
 
@@ -178,7 +181,7 @@ class _EntryParser:
         elif re.match(r"\.(?:shared|local|global|const)\b", text):
             self._declare(text, self.entry.variables)
         elif text.startswith("."):
-            raise UnsupportedPtxError(f"PTX line {line}: directive not modelled: {text.split(maxsplit=1)[0]}")
+            raise UnsupportedPtxError(f"PTX line {line}: directive not modelled: {shown(text.split(maxsplit=1)[0])}")
         else:
             self.entry.instructions.append(self._instruction(text, line))
 
@@ -191,7 +194,10 @@ class _EntryParser:
         if type_name not in SCALARS:
             raise UnsupportedPtxError(f"PTX line {line}: register type .{type_name} is not modelled")
         for written in (n.strip() for n in names.split(",")):
-            ranged = re.fullmatch(r"([%$\w]+)<(\d+)>", written)
+            ranged = re.fullmatch(r"([%$\w]+)<([0-9]{1,18})>", written)
+            self.n_registers += int(ranged[2]) if ranged else 1
+            if self.n_registers > MOST_REGISTERS:
+                raise UnsupportedPtxError(f"PTX line {line}: more than {MOST_REGISTERS} registers are not modelled")
             expanded = [f"{ranged[1]}{i}" for i in range(int(ranged[2]))] if ranged else [written]
             for name in expanded:
                 unique = name if len(self.scopes) == 1 else f"{name}@{self.n_scopes}"
@@ -204,7 +210,7 @@ class _EntryParser:
         where = f"PTX line {line}"
         match = re.fullmatch(r"(?:@(!?)\s*([%$\w]+)\s+)?([a-z]\w*(?:(?:\.|::)\w+)*)\s*(.*)", text, re.DOTALL)
         if not match:
-            raise PtxSyntaxError(f"{where}: not an instruction: {text}")
+            raise PtxSyntaxError(f"{where}: not an instruction: {shown(text)}")
         if match[3].split(".")[0] == "call":
             raise UnsupportedPtxError(f"{where}: call is not modelled; let the compiler inline the function")
         guard: Register | Negated | None = None

@@ -6,16 +6,20 @@ import re
 
 import numpy as np
 
+from precalign.errors import shown
 from precalign.gpu.ptx.faults import PtxSyntaxError, UnsupportedPtxError
 from precalign.gpu.ptx.operands import parse_integer
 from precalign.gpu.ptx.program import Variable
 from precalign.gpu.ptx.scalars import SCALARS
 
+MOST_ALIGN = 1 << 16
+MOST_BYTES = {"param": 32_764, "global": 1 << 29, "const": 1 << 29, "shared": 1 << 20, "local": 1 << 20}
+"""Of one variable: what a kernel's parameters, a block and a thread may have, and what this machine lays out of global memory."""
 _DECLARATION = re.compile(
     r"(?P<linkage>(?:\.(?:visible|extern|weak|common)\s+)*)\.(?P<space>\w+)\s+"
-    r"(?:\.align\s+(?P<align>\d+)\s+)?\.(?P<type>\w+)\s+"
-    r"(?:\.ptr\b(?:\s+\.(?:global|const|shared|local))?(?:\s+\.align\s+\d+)?\s+)?"
-    r"(?P<name>[%$\w]+)\s*(?P<sizes>(?:\[\s*\d*\s*\]\s*)*)(?:=\s*(?P<initial>.*))?",
+    r"(?:\.align\s+(?P<align>[0-9]{1,18})\s+)?\.(?P<type>\w+)\s+"
+    r"(?:\.ptr\b(?:\s+\.(?:global|const|shared|local))?(?:\s+\.align\s+[0-9]{1,18})?\s+)?"
+    r"(?P<name>[%$\w]+)\s*(?P<sizes>(?:\[\s*[0-9]{0,18}\s*\]\s*)*)(?:=\s*(?P<initial>.*))?",
     re.DOTALL,
 )
 
@@ -30,7 +34,7 @@ def parse_variable(text: str, where: str) -> Variable:
     """
     match = _DECLARATION.fullmatch(text.strip())
     if not match:
-        raise PtxSyntaxError(f"{where}: not a declaration: {text.strip()}")
+        raise PtxSyntaxError(f"{where}: not a declaration: {shown(text.strip())}")
     if match["space"] not in ("global", "const", "shared", "local", "param"):
         raise UnsupportedPtxError(f"{where}: state space .{match['space']} is not modelled")
     if match["type"] not in SCALARS:
@@ -39,11 +43,18 @@ def parse_variable(text: str, where: str) -> Variable:
     count = 1
     for size in re.findall(r"\[\s*(\d*)\s*\]", match["sizes"]):
         count *= int(size or 0)
+    align, size_bytes = int(match["align"] or scalar.bytes), count * scalar.bytes
+    if align < 1 or align & (align - 1) or align > MOST_ALIGN:
+        raise PtxSyntaxError(f"{where}: .align {align} is no power of two up to {MOST_ALIGN}")
+    if size_bytes > MOST_BYTES[match["space"]]:
+        raise UnsupportedPtxError(
+            f"{where}: {shown(match['name'])} takes {size_bytes} bytes, of .{match['space']} memory {MOST_BYTES[match['space']]} are modelled"
+        )
     return Variable(
         match["name"],
         match["space"],
-        int(match["align"] or scalar.bytes),
-        count * scalar.bytes,
+        align,
+        size_bytes,
         _initial(match["initial"], scalar.bytes, where) if match["initial"] else None,
         "extern" in match["linkage"],
     )
@@ -59,5 +70,5 @@ def _initial(text: str, width: int, where: str) -> bytes:
         try:
             values.append(parse_integer(piece))
         except ValueError as error:
-            raise UnsupportedPtxError(f"{where}: initial value not modelled: {piece}") from error
+            raise UnsupportedPtxError(f"{where}: initial value not modelled: {shown(piece)}") from error
     return np.array([v % (1 << 8 * width) for v in values], f"u{width}").tobytes()

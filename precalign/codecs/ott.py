@@ -10,7 +10,7 @@ import numpy as np
 from precalign.codecs.base import CacheShape
 from precalign.codecs.half import half_codes, half_values
 from precalign.codecs.kivi import Kivi
-from precalign.codecs.pair import Coded, PairCodec
+from precalign.codecs.pair import Coded, PairCodec, damaged
 from precalign.errors import UsageError
 
 if TYPE_CHECKING:
@@ -94,9 +94,13 @@ class Ott(PairCodec):
 
     def decode(self, coded: Coded, n_tokens: int, shape: CacheShape) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Decode the groups and put the pools' tokens in their places."""
+        if not _Pools.fits(coded.common, n_tokens, shape):
+            raise damaged(self, n_tokens)
         pools, sides = _Pools.read(coded.common, shape), []
         for side, octets in (("keys", coded.keys), ("values", coded.values)):
             of_side = CacheShape(shape.n_kv_heads, shape.head_dim, side, shape.format)
+            if len(octets) != self._side(of_side).coded_bytes(n_tokens, of_side):
+                raise damaged(self, n_tokens)
             tokens = self._side(of_side).decode(octets, n_tokens, np.empty(0, np.uint8), of_side)
             tokens[pools.positions] = pools.keys if side == "keys" else pools.values
             sides.append(tokens)
@@ -132,6 +136,14 @@ class _Pools:
     def start(cls, shape: CacheShape) -> _Pools:
         empty = np.empty((0, shape.n_kv_heads, shape.head_dim), np.float32)
         return cls(0, np.empty(0, np.int64), empty, empty)
+
+    @staticmethod
+    def fits(octets: NDArray[np.uint8], n_tokens: int, shape: CacheShape) -> bool:
+        """Whether these are the bytes of pools of a cache of so many coded tokens."""
+        n_active, n = (int(count) for count in octets[:8].view("<u4")) if len(octets) >= 8 else (0, -1)
+        if not 0 <= n_active <= n or len(octets) != 8 + n * (4 + 2 * shape.token_bytes):
+            return False
+        return bool((octets[8 : 8 + 4 * n].view("<u4") < n_tokens).all())
 
     @classmethod
     def read(cls, octets: NDArray[np.uint8], shape: CacheShape) -> _Pools:

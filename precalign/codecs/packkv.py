@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from precalign.codecs.pair import Coded, PairCodec
+from precalign.codecs.pair import Coded, PairCodec, damaged
 from precalign.codecs.repack import BLOCK_TOKENS, greedy_order, pack_block, pack_limit, unpack_block
 from precalign.errors import UsageError
 
@@ -96,7 +96,10 @@ class PackKV(PairCodec):
 
     def decode(self, coded: Coded, n_tokens: int, shape: CacheShape) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Decode block by block, in the stored order."""
-        keys, values = (_unpacked(octets, n_tokens, shape) for octets in (coded.keys, coded.values))
+        sides = [_unpacked(octets, n_tokens, shape) for octets in (coded.keys, coded.values)]
+        keys, values = sides
+        if keys is None or values is None:
+            raise damaged(self, n_tokens)
         return keys, values
 
 
@@ -124,15 +127,19 @@ def _packed(scales: NDArray[np.float32], zeros: NDArray[np.int32], codes: NDArra
     return out[:end]
 
 
-def _unpacked(octets: NDArray[np.uint8], n_tokens: int, shape: CacheShape) -> NDArray[np.float32]:
+def _unpacked(octets: NDArray[np.uint8], n_tokens: int, shape: CacheShape) -> NDArray[np.float32] | None:
+    """Return the tokens, or None where the bytes are not those of so many."""
     tokens = np.empty((n_tokens, shape.token_numbers), np.float32)
     codes = np.empty((BLOCK_TOKENS, shape.token_numbers), np.int64)
     for first in range(0, n_tokens, BLOCK_TOKENS):
-        end = int(octets[:LENGTH_BYTES].view("<u4")[0])
+        end = int(octets[:LENGTH_BYTES].view("<u4")[0]) if len(octets) >= LENGTH_BYTES else 0
+        if not BLOCK_HEADER_BYTES < end <= len(octets):
+            return None
         numbers = octets[LENGTH_BYTES:BLOCK_HEADER_BYTES]
         scales = numbers[: BLOCK_TOKENS * SCALE_BYTES].view("<f4")
         zeros = numbers[BLOCK_TOKENS * SCALE_BYTES :].view("<i4")
-        unpack_block(octets[BLOCK_HEADER_BYTES:end], codes)
+        if not unpack_block(octets[BLOCK_HEADER_BYTES:end], codes):
+            return None
         tokens[first : first + BLOCK_TOKENS] = (codes + zeros[:, None]) * scales[:, None].astype(np.float64)
         octets = octets[end:]
-    return tokens.reshape(n_tokens, shape.n_kv_heads, shape.head_dim)
+    return None if len(octets) else tokens.reshape(n_tokens, shape.n_kv_heads, shape.head_dim)

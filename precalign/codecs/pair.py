@@ -41,6 +41,14 @@ class Coded:
     order: NDArray[np.int64]
 
 
+def damaged(codec: PairCodec, n_tokens: int) -> InputError:
+    """Return the error for bytes that no such codec has made."""
+    return InputError(
+        f"{codec}: these are not the bytes of {n_tokens} coded tokens",
+        hint="they are damaged, or of another codec, shape or number of tokens",
+    )
+
+
 @dataclass(frozen=True)
 class PairCodec(ABC):
     """A codec whose coding of values depends on the keys, or the other way round; parameters are the fields of the subclass.
@@ -81,7 +89,13 @@ class PairCodec(ABC):
 
     @abstractmethod
     def decode(self, coded: Coded, n_tokens: int, shape: CacheShape) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return keys and values, each (n_tokens, n_kv_heads, head_dim), in the stored order."""
+        """Return keys and values, each (n_tokens, n_kv_heads, head_dim), in the stored order.
+
+        Raises
+        ------
+        InputError
+            If the bytes are not those of so many tokens.
+        """
 
     def __str__(self) -> str:
         return spec_text(self)

@@ -8,7 +8,8 @@ from precalign.jit import Array, inline, kernel, reinterpret
 
 BLOCK_TOKENS = 64
 PACK_TOKENS = 16
-LARGEST_CODE = (1 << 24) - 1
+MOST_CODE_BITS = 24
+LARGEST_CODE = (1 << MOST_CODE_BITS) - 1
 
 
 @inline
@@ -61,18 +62,26 @@ def pack_block(codes: Array, out: Array) -> int:
 
 
 @kernel
-def unpack_block(octets: Array, codes: Array) -> None:
-    """Undo `pack_block`; codes (64, n_channels), int64."""
+def unpack_block(octets: Array, codes: Array) -> bool:
+    """Undo `pack_block`; codes (64, n_channels), int64. Return whether the bytes are those of a block: nothing beyond them is read."""
+    bits = 8 * np.int64(len(octets))
+    if bits < 8 or octets[0] > MOST_CODE_BITS:
+        return False
     widest = np.int64(octets[0])
     of_width, at = bit_length(widest), 8
     for first in range(0, BLOCK_TOKENS, PACK_TOKENS):
         for c in range(codes.shape[1]):
+            if at + widest + of_width > bits:
+                return False
             least = _get(octets, at, widest)
             width = _get(octets, at + widest, of_width)
             at += widest + of_width
+            if width > widest or at + PACK_TOKENS * width > bits:
+                return False
             for t in range(first, first + PACK_TOKENS):
                 codes[t, c] = least + _get(octets, at, width)
                 at += width
+    return True
 
 
 def pack_limit(n_channels: int, widest: int) -> int:

@@ -129,6 +129,10 @@ class Operand:
         return held | {"given": self.given, "rounded": self.rounded}
 
 
+MOST_CHARACTERS = 2000
+"""Of an operand: the longest exact decimal of a binary64 number has 1,075 digits."""
+
+
 def parse_operand(text: str, fmt: Format) -> Operand:
     """Read an operand: a code ("0x3C00", "0b0_01111_0000000000"), a hexadecimal value ("0x1.8p3") or a decimal one.
 
@@ -140,6 +144,8 @@ def parse_operand(text: str, fmt: Format) -> Operand:
         If it is none of these, or a code of more bits than the format has.
     """
     plain = text.strip().lower().replace("_", "")
+    if len(plain) > MOST_CHARACTERS:
+        raise UsageError(f"an operand of {len(plain)} characters", hint=f"at most {MOST_CHARACTERS} are read")
     if re.fullmatch(r"0x[0-9a-f]+|0b[01]+", plain):
         code = int(plain, 0)
         if code >> fmt.total_bits:
@@ -167,4 +173,9 @@ def parse_operand(text: str, fmt: Format) -> Operand:
 def _exact(text: str, value: float) -> Fraction | None:
     if not math.isfinite(value):
         return None
-    return Fraction(value) if "0x" in text else Fraction(text)
+    if "0x" in text:
+        return Fraction(value)
+    digits, _, exponent = text.partition("e")
+    if exponent and not -MOST_CHARACTERS <= int(exponent) <= MOST_CHARACTERS:  # far below the least number, or zero
+        return Fraction(0) if not re.search("[1-9]", digits) else None
+    return Fraction(text)

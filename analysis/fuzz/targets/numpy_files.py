@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
-from precalign.analysis.fuzz.mutations.archive import DEFLATED, LZMA, STORED, Archive, Member, change_archive
+from precalign.analysis.fuzz.mutations.archive import DEFLATED, STORED, Archive, Member, change_archive
 from precalign.analysis.fuzz.mutations.npy import Array, change_array
 from precalign.analysis.fuzz.mutations.octets import change_octets
 from precalign.analysis.fuzz.target import Bound
@@ -63,7 +63,7 @@ class Npz(DumpTarget):
         self._parts: list[tuple[Named, Sequence[int]]] = [
             (half, (STORED,)),
             (half, (DEFLATED,)),
-            (_layers(1, "'|V2'") | {"k_scale": array((2,), "'<f4'")}, (STORED, DEFLATED, LZMA)),
+            (_layers(1, "'|V2'") | {"k_scale": array((2,), "'<f4'")}, (STORED, DEFLATED)),
             ({role: array((2, *shape), "'<f4'") for role, shape in SHAPES.items()}, (STORED,)),
             (_layers(1, "'|u1'") | {"v_scale": array((), "'<f4'")}, (STORED,)),
             (_layers(1, "'<f1'"), (DEFLATED,)),

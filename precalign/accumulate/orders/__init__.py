@@ -38,7 +38,7 @@ ALIASES = {
     "decode-split": "blocked:256(lanes:64/tree)/sequential",
 }
 
-_HEAD = re.compile(r"([a-z][a-z0-9-]*)(?::([0-9]+))?")
+_HEAD = re.compile(r"([a-z][a-z0-9-]*)(?::([0-9]{1,18}))?")
 
 
 def _unknown(spec: str) -> UsageError:
