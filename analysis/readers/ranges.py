@@ -169,9 +169,7 @@ def _opened(path: Path) -> tuple[int, int]:
         raise InputError(f"{shown(path)}: cannot be read: {error.strerror or error}") from error
     if not stat.S_ISREG(status.st_mode):
         os.close(handle)
-        raise InputError(
-            f"{shown(path)}: not a file of its own", hint="pipes, devices and folders have no ranges to read"
-        )
+        raise InputError(f"{shown(path)}: not a regular file", hint="pipes, devices and folders have no ranges to read")
     return handle, status.st_size
 
 

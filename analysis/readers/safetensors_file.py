@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from precalign.formats import Format
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+MAX_HEADER_VALUES = 1 << 22
+"""Lists, tables and their members: JSON of three bytes each would take twenty times their room."""
 FORMATS = {
     "F16": BINARY16, "BF16": BFLOAT16, "F32": BINARY32,
     "F8_E4M3": E4M3FN, "F8_E5M2": E5M2, "F8_E4M3FNUZ": E4M3FNUZ, "F8_E5M2FNUZ": E5M2FNUZ,
@@ -124,7 +126,7 @@ def read_index(path: Place) -> Index:
         If it is none, or names a shard that is not a file beside it.
     """
     try:
-        index = json.loads(_whole(path))
+        index = _json(_whole(path))
         names = sorted(set(index["weight_map"].values()))
         metadata = dict(index.get("metadata", {}))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -145,12 +147,18 @@ def read_index(path: Place) -> Index:
     return Index(shards, metadata)
 
 
-def _whole(path: Place) -> str:
+def _json(text: bytes, **options: Any) -> Any:  # noqa: ANN401 - unchecked JSON
+    if sum(map(text.count, (b"[", b"{", b",", b":"))) > MAX_HEADER_VALUES:
+        raise ValueError(f"more than {MAX_HEADER_VALUES} values")
+    return json.loads(text, **options)
+
+
+def _whole(path: Place) -> bytes:
     file = RangedFile(path)
     try:
         if file.size > MAX_HEADER_BYTES:
             raise damaged(path, f"{file.size} bytes are too many for an index", "is this an index of shards?")
-        return file.read(0, file.size).decode("utf-8")
+        return file.read(0, file.size)
     finally:
         file.close()
 
@@ -170,7 +178,7 @@ def _header(path: Place, file: RangedFile) -> tuple[dict[str, Any], int]:
     if 8 + length > file.size:
         raise damaged(path, f"the header claims {length} bytes, the file has {file.size} in all")
     try:
-        header = json.loads(file.read(8, length), object_pairs_hook=_without_duplicates)
+        header = _json(file.read(8, length), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
         raise damaged(path, f"the header is not JSON ({printable(error)})") from error
     if not isinstance(header, dict):
