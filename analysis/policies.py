@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from precalign.analysis.readers.base import printable
 from precalign.errors import InputError, UsageError
 from precalign.policy import Policy
+from precalign.strict_json import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,11 +34,11 @@ def read_policy(path: Path) -> Policy:
     """
     name = printable(path)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{name}: no such file", hint="`precalign tune DUMP -o policy.json` makes one") from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{name}: cannot be read as JSON: {error}") from error
+        raise InputError(f"{name}: cannot be read as JSON: {printable(error, 300)}") from error
     return Policy.from_json(data, name)
 
 

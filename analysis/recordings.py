@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from precalign import matrix_units
+from precalign.analysis.readers.base import printable, shown
+from precalign.analysis.readers.numpy_file import NumpyReader
 from precalign.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,8 +19,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from precalign.analysis.readers.base import StoredTensor
+
 _NAME = re.compile(r"([A-Za-z0-9]+)_([a-z0-9]+)\.npz")
 _OUTPUTS = ("fp32", "fp16")
+_RESULTS = tuple(f"d_{output}" for output in _OUTPUTS)
+_NAMES = ("a", "b", "c", *_RESULTS)
+_WIDTHS = ("uint8", "uint16", "uint32")
 
 
 @dataclass(frozen=True)
@@ -46,18 +52,32 @@ class Replay:
 
 
 def _load(path: Path) -> dict[str, NDArray[np.unsignedinteger]]:
+    file = NumpyReader().open(path)
     try:
-        with path.open("rb") as file, np.load(file) as data:
-            arrays = {name: data[name] for name in data.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not a readable .npz file: {error}") from error
-    missing = [name for name in ("a", "b", "c") if name not in arrays]
-    if missing or not any(f"d_{output}" in arrays for output in _OUTPUTS):
+        arrays = {name: _codes(path, file.tensors[name]) for name in _NAMES if name in file.tensors}
+    finally:
+        file.close()
+    results = [name for name in _RESULTS if name in arrays]
+    if not {"a", "b", "c"} <= arrays.keys() or not results:
         raise InputError(
-            f"{path}: expected arrays a, b, c and d_fp32 or d_fp16, got {', '.join(arrays) or 'none'}",
+            f"{shown(path)}: expected arrays a, b, c and d_fp32 or d_fp16, got {printable(', '.join(file.tensors) or 'none')}",
             hint="docs/matrix-units.md describes the files",
         )
+    n, shape = len(arrays["a"]), arrays["a"].shape
+    for name in ("a", "b", "c", *results):
+        expected = shape if name in {"a", "b"} else (n,)
+        if arrays[name].shape != expected or len(shape) != 2 or not arrays[name].size:
+            raise InputError(
+                f"{shown(path)}: array {name} has shape {printable(arrays[name].shape)}: a and b are (n_results, n_terms), c and results (n_results,)"
+            )
     return arrays
+
+
+def _codes(path: Path, stored: StoredTensor) -> NDArray[np.unsignedinteger]:
+    if stored.dtype not in _WIDTHS:
+        raise InputError(f"{shown(path)}: array {printable(stored.name)} has dtype {printable(stored.dtype)}, expected {', '.join(_WIDTHS)}")
+    codes: NDArray[np.unsignedinteger] = np.array(stored.codes(), order="C").view(stored.dtype)
+    return codes
 
 
 def replay_file(path: Path) -> Iterator[Replay]:

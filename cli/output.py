@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from precalign.errors import OutputError
+from precalign.strict_json import parse_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,7 +73,7 @@ def check_file(path: Path, schema: str, *, overwrite: bool) -> None:
     if not overwrite:
         raise OutputError(f"{path}: exists already", hint="choose another file, or replace it with --overwrite")
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         held = None
     if not isinstance(held, dict) or str(held.get("schema")).rpartition("/")[0] != schema.rpartition("/")[0]:

@@ -207,10 +207,10 @@ def _read(entry: Path) -> Compilation | None:
     try:
         facts = json.loads((entry / "facts.json").read_text(encoding="utf-8"))
         ptx, cubin = (entry / "kernel.ptx").read_text(encoding="utf-8"), (entry / "kernel.cubin").read_bytes()
-    except (OSError, ValueError):
+        resources = {name: Resources(**r) for name, r in facts["resources"].items()}
+        return Compilation(facts["arch"], ptx, cubin, facts["log"], resources)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # not there, or not whole: compiled again
         return None
-    resources = {name: Resources(**r) for name, r in facts["resources"].items()}
-    return Compilation(facts["arch"], ptx, cubin, facts["log"], resources)
 
 
 def _write(entry: Path, compilation: Compilation) -> None:

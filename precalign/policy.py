@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from precalign.errors import InputError, PrecalignError
+from precalign.errors import InputError, PrecalignError, shown
 from precalign.formats import get_format
 from precalign.layouts import Layout, parse_layout
 from precalign.planes import PAGE_TOKENS
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 POLICY_SCHEMA = "precalign.policy/1"
+MOST = (1 << 31) - 1
+"""Of any count in a policy: what tables hold."""
 
 
 @dataclass(frozen=True)
@@ -119,14 +121,14 @@ class Policy:
         """
         if not isinstance(data, dict) or data.get("schema") != POLICY_SCHEMA:
             found = data.get("schema") if isinstance(data, dict) else type(data).__name__
-            raise InputError(f"{name}: expected the schema {POLICY_SCHEMA}, got {found!r}")
+            raise InputError(f"{name}: expected the schema {POLICY_SCHEMA}, got {shown(repr(found))}")
         try:
             layout = parse_layout(_entry(data, "layout", str, name), get_format(_entry(data, "format", str, name)))
         except PrecalignError as error:
             raise InputError(f"{name}: {error.message}", hint=error.hint) from error
         split_tokens = _entry(data, "split_tokens", int, name)
-        if split_tokens < PAGE_TOKENS or split_tokens % PAGE_TOKENS:
-            raise InputError(f"{name}: split_tokens must be a positive multiple of {PAGE_TOKENS}, got {split_tokens}")
+        if not PAGE_TOKENS <= split_tokens <= MOST or split_tokens % PAGE_TOKENS:
+            raise InputError(f"{name}: split_tokens must be a positive multiple of {PAGE_TOKENS}, got {shown(split_tokens)}")
         heads = _entry(data, "heads", list, name)
         rules: dict[tuple[int, int], Rule] = {}
         for number, head in enumerate(heads):
@@ -142,16 +144,16 @@ class Policy:
 def _entry(data: Mapping[str, Any], key: str, kind: type, name: str) -> Any:  # noqa: ANN401 - of `kind`
     value = data.get(key)
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise InputError(f"{name}: {key} must be of type {kind.__name__}, got {value!r}")
+        raise InputError(f"{name}: {key} must be of type {kind.__name__}, got {shown(repr(value))}")
     return value
 
 
 def _head(head: Any, layout: Layout, name: str) -> tuple[tuple[int, int], Rule]:  # noqa: ANN401 - whatever the file holds
     if not isinstance(head, dict):
-        raise InputError(f"{name} must be an object with layer, kv_head and rule, got {head!r}")
+        raise InputError(f"{name} must be an object with layer, kv_head and rule, got {shown(repr(head))}")
     place = (_entry(head, "layer", int, name), _entry(head, "kv_head", int, name))
-    if min(place) < 0:
-        raise InputError(f"{name}: layer and kv_head must not be negative, got {place}")
+    if min(place) < 0 or max(place) > MOST:
+        raise InputError(f"{name}: layer and kv_head must be counts below 2^31, got {shown(place)}")
     try:
         rule = get_rule(_entry(head, "rule", str, name))
         rule.check(layout)

@@ -17,6 +17,7 @@ from precalign.analysis.diff.measures import MEASURES
 from precalign.analysis.diff.schema import DIFF_SCHEMA, diff_schema
 from precalign.analysis.diff.series import by_head
 from precalign.analysis.readers import printable
+from precalign.analysis.results.reader import as_written
 from precalign.analysis.results.schema import SUMMARY_SCHEMA
 from precalign.analysis.results.stored import DUMPS
 from precalign.analysis.sets.schema import SET_SCHEMA
@@ -62,6 +63,11 @@ def difference(a: Stored, b: Stored, rules: Sequence[tuple[str, str]] = ()) -> D
             f"{printable(a.path)} is a {a.kind} and {printable(b.path)} a {b.kind}",
             hint="compare two results of one kind",
         )
+    with as_written(a.path), as_written(b.path):
+        return _difference(a, b, rules)
+
+
+def _difference(a: Stored, b: Stored, rules: Sequence[tuple[str, str]]) -> Difference:
     cells = differences(a, b)
     first = next((cell for cell in cells.values() if cell is not None), None)
     summary: dict[str, Any] = {

@@ -20,6 +20,8 @@ TARGETS = {
     "torch": f"{_HERE}.torch_files:Torch",
     "torch-old": f"{_HERE}.torch_files:TorchOld",
     "names": f"{_HERE}.names:Names",
+    "results": f"{_HERE}.results:Results",
+    "run-folder": f"{_HERE}.results:RunFolder",
     "policy": f"{_HERE}.policy:PolicyFile",
     "recordings": f"{_HERE}.recordings:Recordings",
     "kernel-array": f"{_HERE}.recordings:ArrayArgument",

@@ -77,6 +77,10 @@ class Target(ABC):
     def run(self, case: Case, folder: Path) -> None:
         """Read it, as a command would; everything that is read is looked at."""
 
+    def warm(self, case: Case, folder: Path) -> None:
+        """Read a seed, so that all is imported and compiled that cases may need; it must not be refused."""
+        self.run(case, folder)
+
 
 class FileTarget(Target):
     """A reader of files."""

@@ -110,7 +110,7 @@ class Worker:
             for seed in seeds:
                 self._clear()
                 target.place(seed, self._folder)
-                target.run(seed, self._folder)
+                target.warm(seed, self._folder)
             self._clear()
             self._ready[name] = target, seeds
             trust_loaded()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from precalign.analysis.readers import printable
+from precalign.analysis.readers.arrays import load_array
 from precalign.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -37,7 +38,11 @@ def read_tokens(loaded: LoadedModel, text: Path | None, token_ids: Path | None) 
     """
     if (text is None) == (token_ids is None):
         raise UsageError("give either a text or token ids", hint="--text FILE or --token-ids FILE.npy")
-    found = _encode(loaded, text) if text is not None else _load(token_ids)
+    if text is not None:
+        found = _encode(loaded, text)
+    else:
+        assert token_ids is not None  # noqa: S101 - one of the two is given
+        found = _load(token_ids)
     name = printable(text or token_ids)
     if not len(found):
         raise InputError(f"{name}: is empty", hint="at least two tokens are needed")
@@ -83,12 +88,8 @@ def _encode(loaded: LoadedModel, path: Path) -> NDArray[np.int64]:
     return np.asarray(encoded, np.int64)
 
 
-def _load(path: Path | None) -> NDArray[np.int64]:
-    try:
-        found = np.load(path, allow_pickle=False)  # type: ignore[arg-type] # one of the two is given
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{printable(path)}: cannot be read as .npy: {printable(error)}") from error
-    if not isinstance(found, np.ndarray) or found.ndim != 1 or found.dtype.kind not in "iu":
-        kind = getattr(found, "dtype", type(found).__name__)
-        raise InputError(f"{printable(path)}: expected one axis of integers, got {kind} {getattr(found, 'shape', '')}")
+def _load(path: Path) -> NDArray[np.int64]:
+    found = load_array(path)
+    if found.ndim != 1 or found.dtype.kind not in "iu":
+        raise InputError(f"{printable(path)}: expected one axis of integers, got {found.dtype} {printable(found.shape)}")
     return found.astype(np.int64)

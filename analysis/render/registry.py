@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from precalign.analysis.compare.schema import COMPARE_PAGE
 from precalign.analysis.diff.schema import DIFF_PAGE
 from precalign.analysis.frontier.schema import FRONTIER_PAGE
-from precalign.analysis.results.reader import any_summary, open_result
+from precalign.analysis.results.reader import any_summary, as_written, open_result
 from precalign.analysis.results.schema import REPORT_FILE
 from precalign.errors import UsageError
 
@@ -87,9 +87,11 @@ def render(directory: Path, name: str) -> str:
             raise UsageError(
                 f"{directory}: a result of {kind} has no form {name!r}", hint="forms: " + ", ".join(SPECIAL_FORMS)
             )
-        text = getattr(importlib.import_module(module), name)(_opened(directory, opener))
+        with as_written(directory):
+            text = getattr(importlib.import_module(module), name)(_opened(directory, opener))
         return text
-    text = importlib.import_module(RENDERERS[name][0]).render(open_result(directory))
+    with as_written(directory):
+        text = importlib.import_module(RENDERERS[name][0]).render(open_result(directory))
     return text
 
 
@@ -104,11 +106,13 @@ def show(directory: Path, out: Console) -> None:
     kind = _kind(directory)
     if kind in SPECIAL:
         opener, module, _ = SPECIAL[kind]
-        importlib.import_module(module).show(_opened(directory, opener), out)
+        with as_written(directory):
+            importlib.import_module(module).show(_opened(directory, opener), out)
         return
     from precalign.analysis.render import terminal
 
-    terminal.show(open_result(directory), out)
+    with as_written(directory):
+        terminal.show(open_result(directory), out)
 
 
 def page_name(directory: Path) -> str:

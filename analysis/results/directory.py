@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -20,6 +19,7 @@ from precalign.analysis.results.schema import REPORT_FILE, SUMMARY_FILE, SUMMARY
 from precalign.analysis.results.unfinished import LOCK_FILE, RUN_FOLDER, unfinished
 from precalign.analysis.sets.schema import SET_FILES, SET_SCHEMA
 from precalign.errors import OutputError
+from precalign.strict_json import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,7 +128,7 @@ def _is_result(path: Path) -> bool:
     if (path / RUN_FOLDER).is_dir():
         return True
     try:
-        summary = json.loads((path / SUMMARY_FILE).read_text(encoding="utf-8"))
+        summary = parse_json((path / SUMMARY_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(summary, dict) and str(summary.get("schema")).rpartition("/")[0] in KINDS

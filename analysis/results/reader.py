@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +11,11 @@ import pyarrow.parquet as pq
 
 from precalign.analysis.results.schema import SUMMARY_FILE, SUMMARY_SCHEMA, TABLES
 from precalign.analysis.results.unfinished import unfinished
-from precalign.errors import InputError
+from precalign.errors import InputError, PrecalignError, shown
+from precalign.strict_json import parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 
@@ -108,7 +109,7 @@ def any_summary(path: Path, made_by: str) -> dict[str, Any]:
     """
     summary_path = path / SUMMARY_FILE
     try:
-        summary = json.loads(summary_path.read_text(encoding="utf-8"))
+        summary = parse_json(summary_path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if (begun := unfinished(path)) is not None:
             raise InputError(f"{path}: {begun}", hint=f"go on with `{begun.command}`") from None
@@ -116,5 +117,27 @@ def any_summary(path: Path, made_by: str) -> dict[str, Any]:
             f"{path}: is not a result directory: it has no {SUMMARY_FILE}", hint=f"make one with `{made_by}`"
         ) from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{summary_path}: cannot be read: {error}") from error
+        raise InputError(f"{shown(summary_path, 1000)}: cannot be read: {shown(error)}") from error
     return summary if isinstance(summary, dict) else {}
+
+
+@contextmanager
+def as_written(path: Path) -> Iterator[None]:
+    """Read from a result as one reads what precalign has written itself; whatever goes wrong then is an `InputError`.
+
+    A summary or table of the right form and version may still lack or hold what no writer leaves out or puts in.
+
+    Raises
+    ------
+    InputError
+        If something is not there, of another type, or out of range.
+    """
+    try:
+        yield
+    except (PrecalignError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{shown(path, 1000)}: holds something else than precalign writes ({type(error).__name__}: {shown(error)})",
+            hint="make the result again; if it is untouched, this is a defect of precalign: run with --debug",
+        ) from error

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from precalign.errors import shown
+from precalign.strict_json import parse_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,7 +43,7 @@ def unfinished(directory: Path) -> Unfinished | None:
     if not folder.is_dir():
         return None
     try:
-        command = str(json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))["command"])
+        command = shown(parse_json((folder / MANIFEST_FILE).read_text(encoding="utf-8"))["command"], 1000)
     except (OSError, ValueError, KeyError, TypeError):
         command = "precalign analyze ..., as it was begun"
     done = sum(1 for _ in (folder / GROUPS_FOLDER).glob(f"*{GROUP_SUFFIX}"))

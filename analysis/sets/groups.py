@@ -14,7 +14,7 @@ from precalign.analysis.plan import make_plan
 from precalign.analysis.readers.identity import change
 from precalign.analysis.results.schema import TABLES, table_schema
 from precalign.analysis.sets.request import versions
-from precalign.errors import InputError, PrecalignError, UnavailableError
+from precalign.errors import InputError, PrecalignError, UnavailableError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 GROUP_COST = 1 << 22
 """Half a second of work or so: long beside what it takes to hand out a group, short beside a run that is killed."""
 MAGIC = b"precalign group 1\n"
+MOST_RATIO = 1 << 12
+"""Bytes that a byte of packed rows can become."""
 DIGEST_BYTES = 32
 
 
@@ -227,7 +229,20 @@ def whole(packed: bytes) -> bool:
 
 
 def unpack(packed: bytes, *, with_tables: bool = True) -> Finished:
-    """Return what `pack` was given; the bytes are `whole`."""
+    """Return what `pack` was given; the bytes are `whole`.
+
+    Raises
+    ------
+    InputError
+        If somebody else has made them.
+    """
+    try:
+        return _unpacked(packed, with_tables=with_tables)
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError, OSError, RecursionError) as error:
+        raise InputError(f"a finished group is damaged ({shown(error)})", hint="start again with --overwrite") from error
+
+
+def _unpacked(packed: bytes, *, with_tables: bool) -> Finished:
     body = memoryview(packed)[len(MAGIC) + DIGEST_BYTES :]
     end = 8 + int.from_bytes(body[:8], "little")
     header = json.loads(bytes(body[8:end]))
@@ -235,6 +250,8 @@ def unpack(packed: bytes, *, with_tables: bool = True) -> Finished:
         return Finished(header["heads"])
     tables = {}
     for name, (length, size) in header["lengths"].items():
+        if not 0 <= size <= MOST_RATIO * max(length, 1):
+            raise ValueError(f"{length} bytes do not unpack to {size}")
         stream = pa.decompress(body[end : end + length], decompressed_size=size, codec="zstd")
         tables[name] = pa.ipc.open_stream(stream).read_all()
         end += length

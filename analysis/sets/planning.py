@@ -13,7 +13,8 @@ from precalign.analysis.readers.address import Remote
 from precalign.analysis.readers.base import printable
 from precalign.analysis.readers.copies import by_ranges
 from precalign.analysis.readers.identity import Stamp, change, identity
-from precalign.errors import InputError, OutputError, PrecalignError
+from precalign.errors import InputError, OutputError, PrecalignError, shown
+from precalign.strict_json import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -87,11 +88,22 @@ class Planned:
 
     @classmethod
     def of(cls, line: str) -> Planned:
-        """Return what `line` wrote."""
-        held = json.loads(line)
-        held["identity"] = tuple(Stamp(*stamp) for stamp in held["identity"])
-        held["heads"] = tuple((n, cost) for n, cost in held["heads"])
-        return cls(**held)
+        """Return what `line` wrote.
+
+        Raises
+        ------
+        InputError
+            If it is something else.
+        """
+        try:
+            held = parse_json(line)
+            held["identity"] = tuple(Stamp(*stamp) for stamp in held["identity"])
+            held["heads"] = tuple((int(n), int(cost)) for n, cost in held["heads"])
+            return cls(**held)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"the plan of the unfinished run is damaged ({shown(error)})", hint="start again with --overwrite"
+            ) from error
 
 
 def plan_dumps(request: Request, places: Sequence[Place], names: Sequence[str], *, strict: bool) -> Iterator[Planned]:
@@ -210,7 +222,13 @@ def first_usable(plans: Iterator[Planned]) -> Planned:
 
 
 def read_plan(path: Path) -> Iterator[Planned]:
-    """Yield what stands in a plan file."""
-    with path.open(encoding="utf-8") as file:
+    """Yield what stands in a plan file.
+
+    Raises
+    ------
+    InputError
+        If it is damaged.
+    """
+    with path.open(encoding="utf-8", errors="replace") as file:
         for line in file:
             yield Planned.of(line)

@@ -22,7 +22,8 @@ from precalign.analysis.results.unfinished import (
     unfinished,
 )
 from precalign.analysis.sets.groups import whole
-from precalign.errors import OutputError
+from precalign.errors import OutputError, shown
+from precalign.strict_json import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -85,7 +86,7 @@ class Workspace:
 
     def _manifest(self) -> dict[str, Any] | None:
         try:
-            held = json.loads((self.folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+            held = parse_json((self.folder / MANIFEST_FILE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
         return held if isinstance(held, dict) else None
@@ -234,7 +235,7 @@ def check_set_target(target: Path, *, overwrite: bool) -> None:
 
 def _difference(there: dict[str, Any], now: dict[str, Any]) -> str | None:
     if there.get("schema") != now["schema"]:
-        return f"another version of precalign ({there.get('schema')!r}, here {now['schema']!r})"
+        return f"another version of precalign ({shown(repr(there.get('schema')))}, here {now['schema']!r})"
     for what in COMPARED:
         old, new = there.get(what), now[what]
         if old == new:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
+from precalign.analysis.results.reader import as_written
 from precalign.errors import InputError, UsageError
 from precalign.formats import get_format
 from precalign.layouts import Layout, parse_layout
@@ -98,6 +99,11 @@ def measured_basis(result: Result, rule: str | None = None) -> tuple[Basis, list
     InputError
         If no decode step was analysed, or layers differ in shape.
     """
+    with as_written(result.path):
+        return _measured_basis(result, rule)
+
+
+def _measured_basis(result: Result, rule: str | None) -> tuple[Basis, list[Basis]]:
     summary = result.summary
     name = _rule(summary, rule)
     steps = result.table("steps").filter(pc.field("rule") == name)

@@ -277,11 +277,12 @@ def _run_once(
 ) -> tuple[list[Argument], Report]:
     import numpy as np
 
+    from precalign.analysis.readers.arrays import load_array
     from precalign.gpu.ptx.arguments import parse_argument
     from precalign.gpu.ptx.both import run_both
 
     rng = np.random.default_rng(chosen["seed"])
-    arguments = [parse_argument(text, i, rng) for i, text in enumerate(chosen["arguments"])]
+    arguments = [parse_argument(text, i, rng, load_array) for i, text in enumerate(chosen["arguments"])]
     seed = None if order == 0 else chosen["seed"] + order
     values, shared_bytes = [a.value for a in arguments], chosen["shared_bytes"]
     if len(kernels) == 2:

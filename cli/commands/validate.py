@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -122,6 +121,7 @@ def _validate(
 def _work(size: str, device: str, texts: dict[str, str] | None, chosen: dict[str, Any]) -> list[Work]:
     from precalign.errors import UsageError
     from precalign.formats import get_format
+    from precalign.analysis.policies import read_policy
     from precalign.gpu.validate.matrix import Selection, checks_invariance, matrix
     from precalign.gpu.validate.run import Work
 
@@ -132,7 +132,7 @@ def _work(size: str, device: str, texts: dict[str, str] | None, chosen: dict[str
         head_dims=chosen["head_dims"] or None,
         groups=chosen["groups"] or None,
     )
-    policy = None if chosen["policy"] is None else _read_policy(chosen["policy"])
+    policy = None if chosen["policy"] is None else read_policy(chosen["policy"])
     if policy is not None and set(chosen["rules"]) - {"static"}:
         raise UsageError("--policy is the rule static", hint="leave --rule out")
     if chosen["dump"] is not None:
@@ -154,17 +154,6 @@ def _work(size: str, device: str, texts: dict[str, str] | None, chosen: dict[str
     return [
         Work(case, device, texts=texts, invariance=checks_invariance(case, size)) for case in matrix(size, selection)
     ]
-
-
-def _read_policy(path: Path) -> Policy:
-    from precalign.errors import InputError
-    from precalign.policy import Policy
-
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON: {error}") from None
-    return Policy.from_json(data, str(path))
 
 
 def _show(found: Validation, out: Console) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from precalign.errors import InputError, UsageError
+from precalign.errors import UsageError
 from precalign.gpu.ptx.launch import Uninitialised
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FORMS = (
     "int32:5, float32:0.5, x.npy, zeros:float32:1024, empty:float32:32x64, random:float32:1024, arange:int32:256, null"
@@ -43,7 +46,7 @@ class Argument:
         return held if isinstance(held, np.ndarray) and held.ndim else None
 
 
-def parse_argument(text: str, position: int, rng: np.random.Generator) -> Argument:
+def parse_argument(text: str, position: int, rng: np.random.Generator, load: Callable[[Path], Any]) -> Argument:
     """Read one argument: "[name=]FORM", a FORM being one of `FORMS`.
 
     Parameters
@@ -53,13 +56,15 @@ def parse_argument(text: str, position: int, rng: np.random.Generator) -> Argume
         Its place, for the name.
     rng : numpy.random.Generator
         For "random".
+    load : callable
+        Reads a .npy as an array.
 
     Raises
     ------
     UsageError
         If it is not understood.
     InputError
-        If a file is not an array.
+        From `load`, if a file is not an array.
     """
     name, equals, form = text.partition("=")
     if not equals:
@@ -67,7 +72,7 @@ def parse_argument(text: str, position: int, rng: np.random.Generator) -> Argume
     if form == "null":
         return Argument(name, None)
     if form.endswith(".npy"):
-        return Argument(name, _load(Path(form)))
+        return Argument(name, load(Path(form)))
     parts = form.split(":")
     if len(parts) == 2:
         return Argument(name, _scalar(parts[0], parts[1], text))
@@ -111,9 +116,3 @@ def _made(how: str, dtype: np.dtype[Any], shape: tuple[int, ...], rng: np.random
         return rng.integers(0, 256, shape).astype(dtype)
     raise UsageError(f"argument {text!r}: arrays are made by zeros, empty, arange or random", hint=f"forms: {FORMS}")
 
-
-def _load(path: Path) -> Any:  # noqa: ANN401 - an array of any dtype
-    try:
-        return np.array(np.load(path, allow_pickle=False), order="C")
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: cannot be read as a NumPy array: {error}") from None

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from precalign.analysis.fuzz.draw import Draw
 
 MOST_BYTES = 1 << 16
-"""A case grows no further."""
+"""A case grows no further, unless it is larger to begin with."""
 _TOKENS = tuple(text.encode("utf-8", "surrogatepass") for text in HOSTILE_TEXT)
 
 
@@ -29,7 +29,7 @@ def change_octets(draw: Draw, data: bytes, others: Sequence[bytes] = ()) -> byte
     held = bytearray(data)
     for _ in range(draw.times()):
         draw.one(_CHANGES)(draw, held, others)
-    return bytes(held[:MOST_BYTES])
+    return bytes(held[: max(MOST_BYTES, len(data) + 4096)])
 
 
 def _span(draw: Draw, held: bytearray) -> tuple[int, int]:
@@ -67,7 +67,6 @@ def _repeat(draw: Draw, held: bytearray, _others: Sequence[bytes]) -> None:
     start, end = _span(draw, held)
     at = draw.randint(0, len(held))
     held[at:at] = bytes(held[start:end]) * draw.one((1, 1, 2, 7))
-    del held[MOST_BYTES:]
 
 
 def _truncate(draw: Draw, held: bytearray, _others: Sequence[bytes]) -> None:

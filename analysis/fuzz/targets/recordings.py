@@ -12,6 +12,7 @@ from precalign.analysis.fuzz.mutations.npy import Array, change_array
 from precalign.analysis.fuzz.mutations.octets import change_octets
 from precalign.analysis.fuzz.target import Bound, FileTarget
 from precalign.analysis.fuzz.targets.numpy_files import DEFLATE_RATIO
+from precalign.analysis.readers.arrays import load_array
 from precalign.analysis.recordings import replay_file
 from precalign.gpu.ptx.arguments import parse_argument
 
@@ -88,6 +89,6 @@ class ArrayArgument(FileTarget):
 
     def read(self, path: Path) -> None:
         """Load it."""
-        held = parse_argument(path.name, 0, np.random.default_rng(0)).array
+        held = parse_argument(path.name, 0, np.random.default_rng(0), load_array).array
         if held is not None:
             held.tobytes()

@@ -10,6 +10,7 @@ from precalign.accumulate.orders import get_order
 from precalign.analysis.fuzz.mutations.octets import change_octets
 from precalign.analysis.fuzz.mutations.text import NUMBERS, change_text
 from precalign.analysis.fuzz.target import Bound, Target
+from precalign.analysis.readers.arrays import load_array
 from precalign.analysis.readers.address import Remote, place_of
 from precalign.analysis.selection import parse_indices, parse_steps
 from precalign.analysis.sweeps import layout_for, settings
@@ -62,7 +63,7 @@ def _settings(text: str) -> None:
 
 def _argument(text: str) -> None:
     if not text.endswith(".npy"):  # a file that the user names: not this target's
-        parse_argument(text, 0, np.random.default_rng(0))
+        parse_argument(text, 0, np.random.default_rng(0), load_array)
 
 
 def _place(text: str) -> None:
