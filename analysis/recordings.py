@@ -75,7 +75,9 @@ def _load(path: Path) -> dict[str, NDArray[np.unsignedinteger]]:
 
 def _codes(path: Path, stored: StoredTensor) -> NDArray[np.unsignedinteger]:
     if stored.dtype not in _WIDTHS:
-        raise InputError(f"{shown(path)}: array {printable(stored.name)} has dtype {printable(stored.dtype)}, expected {', '.join(_WIDTHS)}")
+        raise InputError(
+            f"{shown(path)}: array {printable(stored.name)} has dtype {printable(stored.dtype)}, expected {', '.join(_WIDTHS)}"
+        )
     codes: NDArray[np.unsignedinteger] = np.array(stored.codes(), order="C").view(stored.dtype)
     return codes
 

@@ -209,7 +209,14 @@ def _read(entry: Path) -> Compilation | None:
         ptx, cubin = (entry / "kernel.ptx").read_text(encoding="utf-8"), (entry / "kernel.cubin").read_bytes()
         resources = {name: Resources(**r) for name, r in facts["resources"].items()}
         return Compilation(facts["arch"], ptx, cubin, facts["log"], resources)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # not there, or not whole: compiled again
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ):  # not there, or not whole: compiled again
         return None
 
 

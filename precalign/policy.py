@@ -128,7 +128,9 @@ class Policy:
             raise InputError(f"{name}: {error.message}", hint=error.hint) from error
         split_tokens = _entry(data, "split_tokens", int, name)
         if not PAGE_TOKENS <= split_tokens <= MOST or split_tokens % PAGE_TOKENS:
-            raise InputError(f"{name}: split_tokens must be a positive multiple of {PAGE_TOKENS}, got {shown(split_tokens)}")
+            raise InputError(
+                f"{name}: split_tokens must be a positive multiple of {PAGE_TOKENS}, got {shown(split_tokens)}"
+            )
         heads = _entry(data, "heads", list, name)
         rules: dict[tuple[int, int], Rule] = {}
         for number, head in enumerate(heads):

@@ -105,7 +105,9 @@ class Guard:
         if event == "import":
             found = arguments[0]
             return None if _is_installed(found) else f"import of {_shown(found)}"
-        if event == "pickle.find_class" and _called_by(_COMPILERS):  # how compiled code brings an exception
+        if event in {"pickle.find_class", "code.__new__"} and _called_by(
+            _COMPILERS
+        ):  # how compiled code brings an exception
             return None
         if event.startswith(_REFUSED) and not _called_by(_CACHES):
             return f"{event} {_shown(arguments)}"

@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from precalign.gpu.nvrtc import cache_folder
 from precalign.analysis.fuzz.worker import FAULTS_FILE, HEARTBEAT, HEARTBEAT_FILE, IDLE, PREPARING
+from precalign.gpu.nvrtc import cache_folder
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -109,7 +109,9 @@ class _Chunk:
 class _Run:
     """What the threads of a run share."""
 
-    def __init__(self, targets: Sequence[str], cases: int, seed: int, seconds: float | None, limit: float, *, checked: bool) -> None:
+    def __init__(
+        self, targets: Sequence[str], cases: int, seed: int, seconds: float | None, limit: float, *, checked: bool
+    ) -> None:
         self.seed, self.limit, self.checked = seed, limit, checked
         self.tallies = {name: Tally(name) for name in targets}
         self._deadline = None if seconds is None else time.monotonic() + seconds

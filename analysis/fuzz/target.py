@@ -31,7 +31,7 @@ class Bound:
         Times the size of all files of a case.
     """
 
-    constant_bytes: int = 32 << 20
+    constant_bytes: int = 16 << 20
     per_byte: int = 16
 
     def of(self, size: int) -> int:

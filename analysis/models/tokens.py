@@ -91,5 +91,7 @@ def _encode(loaded: LoadedModel, path: Path) -> NDArray[np.int64]:
 def _load(path: Path) -> NDArray[np.int64]:
     found = load_array(path)
     if found.ndim != 1 or found.dtype.kind not in "iu":
-        raise InputError(f"{printable(path)}: expected one axis of integers, got {found.dtype} {printable(found.shape)}")
+        raise InputError(
+            f"{printable(path)}: expected one axis of integers, got {found.dtype} {printable(found.shape)}"
+        )
     return found.astype(np.int64)

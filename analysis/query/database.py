@@ -203,4 +203,4 @@ def _lines(error: BaseException) -> str:
     lines = [printable(line, 200) for line in str(error).splitlines()]
     first = lines[0] if lines else type(error).__name__
     at = next((i for i, line in enumerate(lines) if line.startswith("LINE ")), None)
-    return "\n".join([first, *(lines[at : at + 2] if at is not None else [])])
+    return "\n  ".join([first, *(lines[at : at + 2] if at is not None else [])])

@@ -134,7 +134,7 @@ def as_written(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (PrecalignError, OSError, MemoryError):
+    except (PrecalignError, MemoryError):
         raise
     except Exception as error:
         raise InputError(

@@ -238,8 +238,19 @@ def unpack(packed: bytes, *, with_tables: bool = True) -> Finished:
     """
     try:
         return _unpacked(packed, with_tables=with_tables)
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError, OSError, RecursionError) as error:
-        raise InputError(f"a finished group is damaged ({shown(error)})", hint="start again with --overwrite") from error
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        MemoryError,
+        OSError,
+        RecursionError,
+    ) as error:
+        raise InputError(
+            f"a finished group is damaged ({shown(error)})", hint="start again with --overwrite"
+        ) from error
 
 
 def _unpacked(packed: bytes, *, with_tables: bool) -> Finished:

@@ -86,6 +86,15 @@ class Planned:
         """Return it as one line of JSON."""
         return json.dumps(self.__dict__, allow_nan=False, separators=(",", ":")) + "\n"
 
+    def _checked(self) -> Planned:
+        """Return itself if its counts are such."""
+        sizes = [stamp.size for stamp in self.identity]
+        if not all(type(n) is int for n in (self.dump, self.n_steps)) or not all(
+            n is None or type(n) is int for n in sizes
+        ):
+            raise TypeError("a count is no integer")
+        return self
+
     @classmethod
     def of(cls, line: str) -> Planned:
         """Return what `line` wrote.
@@ -99,7 +108,7 @@ class Planned:
             held = parse_json(line)
             held["identity"] = tuple(Stamp(*stamp) for stamp in held["identity"])
             held["heads"] = tuple((int(n), int(cost)) for n, cost in held["heads"])
-            return cls(**held)
+            return cls(**held)._checked()
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise InputError(
                 f"the plan of the unfinished run is damaged ({shown(error)})", hint="start again with --overwrite"

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from precalign.gpu.validate.mutation import Catch
     from precalign.gpu.validate.run import Validation, Work
-    from precalign.policy import Policy
 
 
 @click.command("validate")
@@ -119,9 +118,9 @@ def _validate(
 
 
 def _work(size: str, device: str, texts: dict[str, str] | None, chosen: dict[str, Any]) -> list[Work]:
+    from precalign.analysis.policies import read_policy
     from precalign.errors import UsageError
     from precalign.formats import get_format
-    from precalign.analysis.policies import read_policy
     from precalign.gpu.validate.matrix import Selection, checks_invariance, matrix
     from precalign.gpu.validate.run import Work
 

@@ -115,4 +115,3 @@ def _made(how: str, dtype: np.dtype[Any], shape: tuple[int, ...], rng: np.random
             return rng.standard_normal(shape).astype(dtype)
         return rng.integers(0, 256, shape).astype(dtype)
     raise UsageError(f"argument {text!r}: arrays are made by zeros, empty, arange or random", hint=f"forms: {FORMS}")
-

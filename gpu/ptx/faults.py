@@ -28,7 +28,9 @@ def operands_of(instruction: Instruction, count: int) -> tuple[Operand, ...]:
     """
     got = len(instruction.operands)
     if got != count:
-        raise PtxSyntaxError(f"{instruction.opcode}: {count} {'operand' if count == 1 else 'operands'} expected, got {got}")
+        raise PtxSyntaxError(
+            f"{instruction.opcode}: {count} {'operand' if count == 1 else 'operands'} expected, got {got}"
+        )
     return instruction.operands
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import tempfile
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +27,18 @@ from precalign.analysis.query.views import described, views
 from precalign.analysis.readers import open_dump
 from precalign.analysis.render.registry import render
 from precalign.analysis.results.directory import check_target
-from precalign.analysis.results.reader import open_result
+from precalign.analysis.results.reader import as_written, open_result
 from precalign.analysis.results.schema import SUMMARY_FILE
 from precalign.analysis.results.single import write_table_result
 from precalign.analysis.results.stored import open_stored
-from precalign.analysis.results.unfinished import GROUP_SUFFIX, GROUPS_FOLDER, MANIFEST_FILE, PLAN_FILE, RUN_FOLDER, unfinished
+from precalign.analysis.results.unfinished import (
+    GROUP_SUFFIX,
+    GROUPS_FOLDER,
+    MANIFEST_FILE,
+    PLAN_FILE,
+    RUN_FOLDER,
+    unfinished,
+)
 from precalign.analysis.sets.groups import DIGEST_BYTES, MAGIC, compute, make_groups, unpack, whole
 from precalign.analysis.sets.places import find_dumps, names_of
 from precalign.analysis.sets.planning import plan_dumps, read_plan
@@ -46,7 +54,17 @@ if TYPE_CHECKING:
     from precalign.analysis.fuzz.target import Case
 
 OPTIONS = Options(jobs=1, steps="last")
-TYPES = (pa.string(), pa.int8(), pa.float16(), pa.float64(), pa.bool_(), pa.binary(), pa.list_(pa.int64()), pa.null(), pa.date32())
+TYPES = (
+    pa.string(),
+    pa.int8(),
+    pa.float16(),
+    pa.float64(),
+    pa.bool_(),
+    pa.binary(),
+    pa.list_(pa.int64()),
+    pa.null(),
+    pa.date32(),
+)
 
 
 def write_dump(path: Path) -> Path:
@@ -74,8 +92,16 @@ def _results(folder: Path) -> list[Case]:
     (folder / "dumps").mkdir()
     for name in ("a", "b"):
         write_dump(folder / "dumps" / f"{name}.safetensors")
-    analyze_set(Request(OPTIONS), find_dumps([str(folder / "dumps")]), folder / "set", command="precalign analyze dumps/ -o set/")
-    return [{name: octets for name, octets in _files(folder / kind).items() if not name.endswith(".html")} for kind in ("single", "compare", "diff", "set")]
+    analyze_set(
+        Request(OPTIONS),
+        find_dumps([str(folder / "dumps")]),
+        folder / "set",
+        command="precalign analyze dumps/ -o set/",
+    )
+    return [
+        {name: octets for name, octets in _files(folder / kind).items() if not name.endswith(".html")}
+        for kind in ("single", "compare", "diff", "set")
+    ]
 
 
 def _terminal(path: Path) -> None:
@@ -94,7 +120,8 @@ def _query(path: Path) -> None:
     for view in views({"x": open_stored(path)}):
         described(view, with_result=True)
         for part in view.parts.values():
-            part.head(10)
+            with as_written(path):  # what DuckDB raises is made such an error too
+                part.head(10)
 
 
 def _whatif(path: Path) -> None:
@@ -132,7 +159,9 @@ class Results(FileTarget):
         held, what = dict(draw.one(self._held)), draw.random()
         table = draw.one([name for name in held if name.endswith(".parquet")])
         if what < 0.5:
-            held[SUMMARY_FILE] = text_of(change_tree(draw, tree_of(json.loads(held[SUMMARY_FILE])))).encode("utf-8", "surrogatepass")
+            held[SUMMARY_FILE] = text_of(change_tree(draw, tree_of(json.loads(held[SUMMARY_FILE])))).encode(
+                "utf-8", "surrogatepass"
+            )
         elif what < 0.7:
             held[table] = _changed_table(draw, held[table])
         elif what < 0.9:
@@ -174,16 +203,25 @@ def _changed_table(draw: Draw, octets: bytes) -> bytes:
     if what == 0:
         table = table.remove_column(at)
     elif what == 1:
-        table = table.rename_columns([draw.text()[:100].encode("utf-8", "replace").decode() if i == at else n for i, n in enumerate(table.column_names)])
+        table = table.rename_columns(
+            [
+                draw.text()[:100].encode("utf-8", "replace").decode() if i == at else n
+                for i, n in enumerate(table.column_names)
+            ]
+        )
     elif what == 2:
         table = table.set_column(at, name, pa.nulls(table.num_rows, draw.one(TYPES)))
     elif what == 3:
         table = table.slice(0, draw.one((0, 0, 1)))
     elif what == 4:
-        form = draw.one((b"precalign.heads/1", b"precalign.heads/2", b"", b"\xff\xfe", draw.text()[:100].encode("utf-8", "replace")))
+        form = draw.one(
+            (b"precalign.heads/1", b"precalign.heads/2", b"", b"\xff\xfe", draw.text()[:100].encode("utf-8", "replace"))
+        )
         table = table.replace_schema_metadata({b"schema": form} if draw.chance(0.8) else None)
     elif what == 5:
-        table = table.set_column(at, name, pa.array([draw.one((draw.random(), float("nan"), float("inf"), 1e308))] * table.num_rows))
+        table = table.set_column(
+            at, name, pa.array([draw.one((draw.random(), float("nan"), float("inf"), 1e308))] * table.num_rows)
+        )
     else:
         table = pa.concat_tables([table] * draw.one((2, 3)))
     sink = io.BytesIO()
@@ -211,7 +249,13 @@ class RunFolder(FileTarget):
             assert planned[0].form is not None  # noqa: S101 - the dump is good
             (group,) = make_groups(iter(planned), places)
             packed = compute(request, group, planned[0].form["levels_bits"], versions(), lambda _: None)
-        manifest: dict[str, Any] = {"schema": "precalign.run/1", "command": "precalign analyze .. -o out", "options": {}, "versions": versions(), "dumps": []}
+        manifest: dict[str, Any] = {
+            "schema": "precalign.run/1",
+            "command": "precalign analyze .. -o out",
+            "options": {},
+            "versions": versions(),
+            "dumps": [],
+        }
         self._held: Case = {
             MANIFEST_FILE: json.dumps(manifest).encode(),
             PLAN_FILE: "".join(plan.line().replace(name, "x") for plan in planned).encode(),
@@ -255,10 +299,8 @@ class RunFolder(FileTarget):
         """Look at it as those do who go on with it, or are asked to write there."""
         target = folder / self.FOLDER
         str(unfinished(target))
-        try:
+        with suppress(OutputError):
             check_target(target, overwrite=False)
-        except OutputError:
-            pass
         for path in (target / RUN_FOLDER / GROUPS_FOLDER).glob(f"*{GROUP_SUFFIX}"):
             if whole(packed := path.read_bytes()):
                 unpack(packed, with_tables=False)

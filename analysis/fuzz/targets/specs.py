@@ -10,8 +10,8 @@ from precalign.accumulate.orders import get_order
 from precalign.analysis.fuzz.mutations.octets import change_octets
 from precalign.analysis.fuzz.mutations.text import NUMBERS, change_text
 from precalign.analysis.fuzz.target import Bound, Target
-from precalign.analysis.readers.arrays import load_array
 from precalign.analysis.readers.address import Remote, place_of
+from precalign.analysis.readers.arrays import load_array
 from precalign.analysis.selection import parse_indices, parse_steps
 from precalign.analysis.sweeps import layout_for, settings
 from precalign.codecs import CODECS, CacheShape, PairCodec, parse_pair
