@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from typing import Self
 
 POLL_SECONDS = 0.2
+MOST_POLL_SECONDS = 1.0
+"""Between two looks at a worker; where more has gone by, this process was stopped itself, and its worker with it."""
 PREPARE_SECONDS = 300.0
 """For making the seeds of a target and reading each once; kernels are compiled meanwhile."""
 MEMORY_DISK = Path("/dev/shm")  # noqa: S108 - a folder of the system, in which mkdtemp makes one of our own
@@ -91,6 +93,8 @@ class WorkerProcess:
             start_new_session=True,  # an interrupt is the master's: it ends its workers itself
         )
         self._rest = b""
+        self._beat: tuple[int, float] = (IDLE, 0.0)
+        self._awake, self._polled = 0.0, time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -151,9 +155,15 @@ class WorkerProcess:
         return stream
 
     def _check_hang(self, target: str) -> None:
-        case, since = HEARTBEAT.unpack_from(self._heartbeat)
-        limit = PREPARE_SECONDS if case == PREPARING else self._limit
-        if case == IDLE or time.monotonic() - since <= limit:
+        beat = HEARTBEAT.unpack_from(self._heartbeat)
+        case, limit = beat[0], PREPARE_SECONDS if beat[0] == PREPARING else self._limit
+        now = time.monotonic()
+        if beat != self._beat:
+            self._beat, self._awake = beat, 0.0
+        elif not self._is_stopped():
+            self._awake += min(now - self._polled, MOST_POLL_SECONDS)
+        self._polled = now
+        if case == IDLE or self._awake <= limit:
             return
         self._process.send_signal(signal.SIGABRT)  # tells where it hangs before it ends
         try:
@@ -163,6 +173,14 @@ class WorkerProcess:
         if case == PREPARING:
             raise RuntimeError(f"fuzz target {target} is not ready within {limit:g} s\n{self._left()}")
         raise Ended(case, "hang", f"no answer within {limit:g} s", self._left())
+
+    def _is_stopped(self) -> bool:
+        """Whether somebody has stopped the process, as a shell does by Ctrl-Z: it works on nothing then."""
+        try:
+            text = Path(f"/proc/{self._process.pid}/stat").read_bytes()
+        except OSError:
+            return False
+        return text.rpartition(b")")[2].split(None, 1)[0] in {b"T", b"t"}
 
     def _death(self) -> Ended:
         code = self._process.wait()

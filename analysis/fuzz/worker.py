@@ -233,6 +233,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     serve(folder, sys.stdin, answers)
+    shutil.rmtree(folder, ignore_errors=True)  # a master that was killed does not
 
 
 if __name__ == "__main__":

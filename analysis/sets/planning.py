@@ -86,15 +86,6 @@ class Planned:
         """Return it as one line of JSON."""
         return json.dumps(self.__dict__, allow_nan=False, separators=(",", ":")) + "\n"
 
-    def _checked(self) -> Planned:
-        """Return itself if its counts are such."""
-        sizes = [stamp.size for stamp in self.identity]
-        if not all(type(n) is int for n in (self.dump, self.n_steps)) or not all(
-            n is None or type(n) is int for n in sizes
-        ):
-            raise TypeError("a count is no integer")
-        return self
-
     @classmethod
     def of(cls, line: str) -> Planned:
         """Return what `line` wrote.
@@ -108,11 +99,20 @@ class Planned:
             held = parse_json(line)
             held["identity"] = tuple(Stamp(*stamp) for stamp in held["identity"])
             held["heads"] = tuple((int(n), int(cost)) for n, cost in held["heads"])
-            return cls(**held)._checked()
+            return _checked(cls(**held))
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise InputError(
                 f"the plan of the unfinished run is damaged ({shown(error)})", hint="start again with --overwrite"
             ) from error
+
+
+def _checked(planned: Planned) -> Planned:
+    """Return what was read if its counts are such."""
+    sizes = [stamp.size for stamp in planned.identity]
+    counts = [planned.dump, planned.n_steps, *(size for size in sizes if size is not None)]
+    if not all(type(n) is int for n in counts):
+        raise TypeError("a count is no integer")
+    return planned
 
 
 def plan_dumps(request: Request, places: Sequence[Place], names: Sequence[str], *, strict: bool) -> Iterator[Planned]:

@@ -52,7 +52,7 @@ def head(**entries):
         (change(heads=[]), "heads is empty"),
         (change(heads=[3]), r"heads\[0\] must be an object"),
         (head(layer="0"), r"heads\[0\]: layer must be of type int"),
-        (head(layer=-1), r"heads\[0\]: layer and kv_head must not be negative"),
+        (head(layer=-1), r"heads\[0\]: layer and kv_head must be counts below"),
         (head(rule="fulll"), r"heads\[0\]: unknown rule 'fulll'"),
         (head(rule="static:key_bits=9"), r"heads\[0\]: rule .* layout 8\|4\|4 has no level of key_bits=9"),
         (head(rule="aligned-skip"), r"heads\[0\]: rule aligned-skip needs a layout"),
