@@ -1,6 +1,7 @@
 """`precalign recordings`: counts, exit codes, errors."""
 
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -54,3 +55,35 @@ def test_unusable_input(recording, tmp_path, capsys):
     assert main(["recordings", str(broken)]) == 3
     np.savez(broken, a=np.zeros(1))
     assert main(["recordings", str(broken)]) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"a": np.zeros((5, 8))}, "array a has dtype float64, expected uint8, uint16, uint32"),
+        ({"a": np.zeros((5, 8), "V2")}, "array a has dtype"),
+        ({"c": np.zeros(4, np.uint32)}, "array c has shape (4,)"),
+        ({"d_fp32": np.zeros(0, np.uint32)}, "array d_fp32 has shape (0,)"),
+        ({"a": np.zeros(5, np.uint16), "b": np.zeros(5, np.uint16)}, "a and b are (n_results, n_terms)"),
+        ({"a": np.zeros((5, 0), np.uint16), "b": np.zeros((5, 0), np.uint16)}, "array a has shape (5, 0)"),
+    ],
+)
+def test_arrays_that_are_no_recording(recording, capsys, change, words):
+    with np.load(recording) as data:
+        arrays = dict(data)
+    np.savez(recording, **(arrays | change))
+    assert main(["recordings", str(recording)]) == 3
+    assert words in capsys.readouterr().err
+
+
+def test_a_claim_of_many_elements_takes_no_memory(recording, capsys):
+    with zipfile.ZipFile(recording) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    old, new = b"(5, 8), }" + b" " * 20, b"(1099511627776, 8), }".ljust(29)
+    members["a.npy"] = members["a.npy"].replace(old, new)
+    assert new in members["a.npy"]
+    with zipfile.ZipFile(recording, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    assert main(["recordings", str(recording)]) == 3
+    assert "needs 17592186044416 bytes" in capsys.readouterr().err

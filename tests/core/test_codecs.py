@@ -610,3 +610,61 @@ def test_predicted_bytes_over_many_shapes(name, side, n_tokens, n_kv_heads, head
     except UsageError:
         return
     assert len(cache.to_bytes()) == predicted_bytes(cache.codec, cache.shape, n_tokens)
+
+
+@pytest.mark.parametrize("name", ["ott:group=32,window=8", "packkv:window=0"])
+def test_damaged_parts_of_a_pair_are_refused(name):
+    """Lengths add up to what is there, and yet none of the parts is what the codec has made: nothing outside of them is read."""
+    codec, x = get_codec(name), draw(136)
+    shape = shape_of(x)
+    pair = CodedPair(codec, codec, shape)
+    pair.append(x, x[::-1].copy())
+    whole = np.frombuffer(pair.to_bytes(), np.uint8)
+    at = 2 * len(pair._window[0]) * shape.token_bytes
+    sizes = whole[at : at + 12].view("<u4").astype(np.int64)
+    assert CodedPair.from_bytes(codec, shape, 136, whole.tobytes()).decode()[0].shape == x.shape
+    for moved in ([0, 8, -8], [8, -8, 0], [-sizes[0], sizes[0], 0], [0, -sizes[1], sizes[1]], [0, sizes[2], -sizes[2]]):
+        lied = whole.copy()
+        lied[at : at + 12] = (sizes + moved).astype("<u4").view(np.uint8)
+        with pytest.raises(InputError, match="are not the bytes of 128 coded tokens"):
+            CodedPair.from_bytes(codec, shape, 136, lied.tobytes()).decode()
+
+
+def test_positions_outside_of_the_cache_are_refused():
+    codec, x = get_codec("ott:group=32,window=8"), draw(40)
+    pair = CodedPair(codec, codec, shape_of(x))
+    pair.append(x, x)
+    whole = np.frombuffer(pair.to_bytes(), np.uint8).copy()
+    at = 2 * len(pair._window[0]) * shape_of(x).token_bytes + 12
+    n = int(whole[at + 4 : at + 8].view("<u4")[0])
+    assert n > 0
+    whole[at + 8 : at + 12] = np.array([32], "<u4").view(np.uint8)
+    with pytest.raises(InputError, match="are not the bytes"):
+        CodedPair.from_bytes(codec, shape_of(x), 40, whole.tobytes()).decode()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda o: o[:0],
+        lambda o: o[:40],
+        lambda o: np.append(np.uint8(25), o[1:]),
+        lambda o: np.full(len(o), 24, np.uint8),
+    ],
+)
+def test_a_pack_says_no_more_than_it_holds(change):
+    codes = np.random.default_rng(0).integers(0, 16, (64, 8))
+    out = np.zeros(2 + pack_limit(8, 4), np.uint8)
+    octets = out[: pack_block(codes, out)]
+    held = np.empty_like(codes)
+    assert unpack_block(octets, held)
+    assert (held == codes).all()
+    assert not unpack_block(np.ascontiguousarray(change(octets)), held)
+
+
+def test_codes_of_no_encoder_warn_of_nothing():
+    """Scales that are infinite or not a number are decoded as what they are."""
+    for name in ("fp8", "mxfp8", "int8-token", "turboquant", "fibquant:n=64", "q8_0"):
+        codec, shape = get_codec(name), CacheShape(2, 64, "keys")
+        octets = b"\xff" * predicted_bytes(codec, shape, 40)
+        assert CodedCache.from_bytes(codec, shape, 40, octets).decode().shape == (40, 2, 64)

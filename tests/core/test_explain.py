@@ -78,10 +78,19 @@ def test_operands_as_people_write_them(text, code, rounded):
     assert (operand.code, operand.rounded) == (code, rounded)
 
 
-@pytest.mark.parametrize("text", ["0x1FFFF", "one", "", "0b2", "0x1.8q1"])
+@pytest.mark.parametrize("text", ["0x1FFFF", "one", "", "0b2", "0x1.8q1", "9" * 5000, "0." + "0" * 5000 + "1"])
 def test_operands_that_are_none(text):
     with pytest.raises(UsageError):
         parse_operand(text, HALF)
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "rounded"),
+    [("1e-31099511627776", 0, True), ("0e-31099511627776", 0, False), ("1e31099511627776", 0x7C00, False)],
+)
+def test_exponents_beyond_everything_take_no_time(text, code, rounded):
+    operand = parse_operand(text, HALF)
+    assert (operand.code, operand.rounded) == (code, rounded)
 
 
 def test_a_dot_product_of_cancelling_terms():

@@ -52,6 +52,8 @@ def head(**entries):
         (change(heads=[]), "heads is empty"),
         (change(heads=[3]), r"heads\[0\] must be an object"),
         (head(layer="0"), r"heads\[0\]: layer must be of type int"),
+        (change(split_tokens=1 << 40), "split_tokens must be a positive multiple of 64, got 1099511627776"),
+        (head(layer=1 << 40), r"heads\[0\]: layer and kv_head must be counts below 2\^31"),
         (head(layer=-1), r"heads\[0\]: layer and kv_head must be counts below"),
         (head(rule="fulll"), r"heads\[0\]: unknown rule 'fulll'"),
         (head(rule="static:key_bits=9"), r"heads\[0\]: rule .* layout 8\|4\|4 has no level of key_bits=9"),
