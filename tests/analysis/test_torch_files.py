@@ -246,6 +246,19 @@ def test_archives_that_lie(tmp_path, change, word):
         TorchReader().open(path)
 
 
+def test_an_old_file_whose_storage_says_another_count(tmp_path):
+    tensor = random_tensor()
+    torch.save({"keys": tensor}, tmp_path / "d.pt", _use_new_zipfile_serialization=False)
+    held = bytearray((tmp_path / "d.pt").read_bytes())
+    at = len(held) - tensor.numel() * 2 - 8
+    assert int.from_bytes(held[at : at + 8], "little") == tensor.numel()
+    for count in (tensor.numel() - 1, tensor.numel() + 1, 1 << 60):
+        held[at : at + 8] = count.to_bytes(8, "little")
+        (tmp_path / "d.pt").write_bytes(held)
+        with pytest.raises(InputError, match="claims 80 elements and has"):
+            TorchReader().open(tmp_path / "d.pt")
+
+
 def test_programs_and_tars_are_refused_by_name(tmp_path):
     with zipfile.ZipFile(tmp_path / "d.pt", "w") as archive:
         archive.writestr("d/data.pkl", b"")
