@@ -63,10 +63,10 @@ def _load(path: Path) -> dict[str, NDArray[np.unsignedinteger]]:
             f"{shown(path)}: expected arrays a, b, c and d_fp32 or d_fp16, got {printable(', '.join(file.tensors) or 'none')}",
             hint="docs/matrix-units.md describes the files",
         )
-    n, shape = len(arrays["a"]), arrays["a"].shape
+    shape = arrays["a"].shape
     for name in ("a", "b", "c", *results):
-        expected = shape if name in {"a", "b"} else (n,)
-        if arrays[name].shape != expected or len(shape) != 2 or not arrays[name].size:
+        expected = shape if name in {"a", "b"} else shape[:1]
+        if arrays[name].shape != expected or len(shape) != 2:
             raise InputError(
                 f"{shown(path)}: array {name} has shape {printable(arrays[name].shape)}: a and b are (n_results, n_terms), c and results (n_results,)"
             )
@@ -78,6 +78,8 @@ def _codes(path: Path, stored: StoredTensor) -> NDArray[np.unsignedinteger]:
         raise InputError(
             f"{shown(path)}: array {printable(stored.name)} has dtype {printable(stored.dtype)}, expected {', '.join(_WIDTHS)}"
         )
+    if 0 in stored.shape:
+        raise InputError(f"{shown(path)}: array {printable(stored.name)} is empty: shape {printable(stored.shape)}")
     codes: NDArray[np.unsignedinteger] = np.array(stored.codes(), order="C").view(stored.dtype)
     return codes
 

@@ -63,9 +63,10 @@ def test_unusable_input(recording, tmp_path, capsys):
         ({"a": np.zeros((5, 8))}, "array a has dtype float64, expected uint8, uint16, uint32"),
         ({"a": np.zeros((5, 8), "V2")}, "array a has dtype"),
         ({"c": np.zeros(4, np.uint32)}, "array c has shape (4,)"),
-        ({"d_fp32": np.zeros(0, np.uint32)}, "array d_fp32 has shape (0,)"),
+        ({"d_fp32": np.zeros(0, np.uint32)}, "array d_fp32 is empty: shape (0,)"),
+        ({"a": np.uint16(1), "b": np.uint16(1)}, "array a has shape ()"),
         ({"a": np.zeros(5, np.uint16), "b": np.zeros(5, np.uint16)}, "a and b are (n_results, n_terms)"),
-        ({"a": np.zeros((5, 0), np.uint16), "b": np.zeros((5, 0), np.uint16)}, "array a has shape (5, 0)"),
+        ({"a": np.zeros((5, 0), np.uint16), "b": np.zeros((5, 0), np.uint16)}, "array a is empty: shape (5, 0)"),
     ],
 )
 def test_arrays_that_are_no_recording(recording, capsys, change, words):
