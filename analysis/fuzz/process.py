@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from precalign.analysis.fuzz.worker import FAULTS_FILE, HEARTBEAT, HEARTBEAT_FILE, IDLE, PREPARING
+from precalign.analysis.parallel import Stopped
 from precalign.gpu.nvrtc import cache_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
     from typing import Self
 
@@ -30,6 +32,11 @@ PREPARE_SECONDS = 300.0
 MEMORY_DISK = Path("/dev/shm")  # noqa: S108 - a folder of the system, in which mkdtemp makes one of our own
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """One core is one worker's."""
+
+
+def _disk() -> Path | None:
+    """Return where the files of cases are written: where TMPDIR says, or else a disk of memory if there is one."""
+    return MEMORY_DISK if "TMPDIR" not in os.environ and os.access(MEMORY_DISK, os.W_OK) else None
 
 
 def _kernel_checks() -> dict[str, str]:
@@ -71,13 +78,15 @@ class WorkerProcess:
         For one case.
     checked : bool
         Whether compiled kernels check their bounds; they are compiled anew for it, once.
+    stopped : callable
+        Whether nobody waits for answers any more.
     """
 
-    def __init__(self, limit_seconds: float, *, checked: bool = True) -> None:
-        self._limit = limit_seconds
-        self._folder = Path(
-            tempfile.mkdtemp(prefix="precalign-fuzz-", dir=MEMORY_DISK if os.access(MEMORY_DISK, os.W_OK) else None)
-        )
+    def __init__(
+        self, limit_seconds: float, *, checked: bool = True, stopped: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._limit, self._stopped = limit_seconds, stopped
+        self._folder = Path(tempfile.mkdtemp(prefix="precalign-fuzz-", dir=_disk()))
         beat = self._folder / HEARTBEAT_FILE
         beat.write_bytes(HEARTBEAT.pack(IDLE, 0.0))
         with beat.open("r+b") as file:
@@ -124,6 +133,8 @@ class WorkerProcess:
         ------
         Ended
             If the process dies, or a case takes too long; the worker is of no use then.
+        Stopped
+            If nobody waits any more; likewise.
         """
         line = json.dumps({"target": target, "seed": seed, "begin": begin, "end": end}) + "\n"
         try:
@@ -147,6 +158,8 @@ class WorkerProcess:
                             f"fuzz target {target}, near case {begin}: it cannot make or place a case\n{answer['broken']}"
                         )
                     return answer
+            if self._stopped():
+                raise Stopped
             self._check_hang(target)
 
     @staticmethod

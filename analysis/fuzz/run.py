@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from precalign.analysis.fuzz.outcome import Finding
 from precalign.analysis.fuzz.process import Ended, WorkerProcess
 from precalign.analysis.fuzz.registry import get_target
+from precalign.analysis.parallel import Stopped
 from precalign.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ def _work(run: _Run, progress: Callable[[int], None]) -> None:
         while (chunk := run.next()) is not None:
             at = chunk.begin
             while at < chunk.end and not run.over() and not run.given_up(chunk.target):
-                worker = worker or WorkerProcess(run.limit, checked=run.checked)
+                worker = worker or WorkerProcess(run.limit, checked=run.checked, stopped=lambda: run.stopped)
                 try:
                     answer = worker.order(chunk.target, run.seed, at, chunk.end)
                 except Ended as ended:
@@ -240,6 +241,8 @@ def _work(run: _Run, progress: Callable[[int], None]) -> None:
                     run.count(chunk.target, answer, after - at)
                 progress(after - at)
                 at = after
+    except Stopped:
+        return
     finally:
         if worker is not None:
             worker.close()
