@@ -104,6 +104,16 @@ def _scalar(dtype: str, number: str, text: str) -> Any:  # noqa: ANN401 - a NumP
 def _made(how: str, dtype: np.dtype[Any], shape: tuple[int, ...], rng: np.random.Generator, text: str) -> Any:  # noqa: ANN401
     if np.prod([float(n) for n in shape]) * dtype.itemsize > _MOST_BYTES:
         raise UsageError(f"argument {text!r}: an array of over {_MOST_BYTES >> 30} GiB")
+    try:
+        made = _filled(how, dtype, shape, rng)
+    except MemoryError:
+        raise UsageError(f"argument {text!r}: there is no memory for such an array") from None
+    if made is not None:
+        return made
+    raise UsageError(f"argument {text!r}: arrays are made by zeros, empty, arange or random", hint=f"forms: {FORMS}")
+
+
+def _filled(how: str, dtype: np.dtype[Any], shape: tuple[int, ...], rng: np.random.Generator) -> Any:  # noqa: ANN401 - None where `how` is no way
     if how == "zeros":
         return np.zeros(shape, dtype)
     if how == "empty":
@@ -114,4 +124,4 @@ def _made(how: str, dtype: np.dtype[Any], shape: tuple[int, ...], rng: np.random
         if dtype.kind == "f":
             return rng.standard_normal(shape).astype(dtype)
         return rng.integers(0, 256, shape).astype(dtype)
-    raise UsageError(f"argument {text!r}: arrays are made by zeros, empty, arange or random", hint=f"forms: {FORMS}")
+    return None

@@ -242,7 +242,8 @@ class CodedPair:
         lengths = rest[:LENGTHS_BYTES] if len(rest) >= LENGTHS_BYTES else np.zeros(LENGTHS_BYTES, np.uint8)
         sizes = lengths.view("<u4").astype(np.int64)
         expected = LENGTHS_BYTES + int(sizes.sum()) if n_coded else 0
-        if len(octets) < 2 * window or len(rest) != expected:
+        too_many = n_coded > 8 * len(rest)  # not a bit for each: a claim for which nothing must be laid out
+        if len(octets) < 2 * window or len(rest) != expected or too_many:
             raise InputError(f"{codec}: {len(data)} bytes are not those of {n_tokens} tokens")
         codes = octets[: 2 * window].view("<u2")
         numbers = half_values(codes, shape.format).reshape(2, -1, shape.n_kv_heads, shape.head_dim)

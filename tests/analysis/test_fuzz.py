@@ -126,10 +126,9 @@ def test_a_case_follows_from_its_number(name):
 
 
 def test_numpy_reads_what_is_made_as_valid():
-    for case in get_target("npz").seeds():
-        (octets,) = case.values()
-        if b"'<f1'" in octets or b"|V" in octets:
-            continue  # types of ml_dtypes, which NumPy does not know
+    seeds = get_target("npz").seeds()
+    for number in (0, 1, 3, 4, 6):  # the others hold types of ml_dtypes, which NumPy does not know
+        (octets,) = seeds[number].values()
         with zipfile.ZipFile(io.BytesIO(octets)) as archive:
             assert archive.testzip() is None
         with np.load(io.BytesIO(octets)) as held:
@@ -251,6 +250,6 @@ def test_an_interrupt_leaves_no_process_and_no_folder(tmp_path):
         time.sleep(0.1)
     time.sleep(2)
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130
-    assert process.stderr.read() == "Interrupted.\n"
+    _, told = process.communicate(timeout=30)
+    assert (process.returncode, told.strip()) == (130, "Interrupted.")
     assert list(tmp_path.iterdir()) == []

@@ -630,6 +630,15 @@ def test_damaged_parts_of_a_pair_are_refused(name):
             CodedPair.from_bytes(codec, shape, 136, lied.tobytes()).decode()
 
 
+@pytest.mark.parametrize("name", PAIRS)
+def test_more_tokens_than_bits_are_refused_before_anything_is_laid_out(name):
+    codec, shape = get_codec(name), CacheShape(2, 64, "keys")
+    n = (1 << 40) // 128 * 128 + codec.window
+    window = 2 * (n - codec.coded_tokens(n, shape)) * shape.token_bytes
+    with pytest.raises(InputError, match="are not those of"):
+        CodedPair.from_bytes(codec, shape, n, bytes(window + 12))
+
+
 def test_positions_outside_of_the_cache_are_refused():
     codec, x = get_codec("ott:group=32,window=8"), draw(40)
     pair = CodedPair(codec, codec, shape_of(x))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 
     from precalign.analysis.fuzz.draw import Draw
     from precalign.analysis.fuzz.target import Case
+
+
+MOST_ELEMENTS = 1 << 16
 
 
 def _rule(text: str) -> None:
@@ -62,7 +67,10 @@ def _settings(text: str) -> None:
 
 
 def _argument(text: str) -> None:
-    if not text.endswith(".npy"):  # a file that the user names: not this target's
+    sizes = text.rpartition(":")[2].split("x")
+    elements = prod(int(size) for size in sizes if re.fullmatch("[0-9]{1,18}", size))
+    # Files that the user names, and memory that the user asks for, are not this target's.
+    if not text.endswith(".npy") and (elements <= MOST_ELEMENTS or elements > 1 << 40):
         parse_argument(text, 0, np.random.default_rng(0), load_array)
 
 
