@@ -34,8 +34,8 @@ FORMATS = {
     )
 }
 _BY_ANY_NAME = FORMATS | {alias: f for f in FORMATS.values() for alias in f.aliases}
-_OWN = re.compile(r"e(\d+)m(\d+)(?::(.*))?")
-_P3109 = re.compile(r"p3109:k=(\d+),p=(\d+)(?:,(.*))?")
+_OWN = re.compile(r"e([0-9]{1,9})m([0-9]{1,9})(?::(.*))?")
+_P3109 = re.compile(r"p3109:k=([0-9]{1,9}),p=([0-9]{1,9})(?:,(.*))?")
 
 
 def get_format(name: str) -> Format:
@@ -70,7 +70,7 @@ def _own(text: str, exponent_bits: int, trailing_significand_bits: int, settings
     bias, specials = (1 << max(exponent_bits - 1, 0)) - 1, Specials.IEEE
     for setting in filter(None, settings.split(",")):
         key, _, value = setting.partition("=")
-        if key == "bias" and re.fullmatch(r"[+-]?\d+", value):
+        if key == "bias" and re.fullmatch(r"[+-]?[0-9]{1,9}", value):
             bias = int(value)
         elif key == "specials" and value in {s.value for s in Specials if s.user}:
             specials = Specials(value)

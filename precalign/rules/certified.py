@@ -91,6 +91,12 @@ def _key_reading(view: ValueView) -> KeyReading:
     return view.keys
 
 
+def _rest(bound: NDArray[np.float64], moved: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return what values make of a bound; all of it where nothing is proven."""
+    proven = np.isfinite(bound)
+    return np.where(proven, bound - np.where(proven, moved, 0), np.inf)
+
+
 @dataclass(frozen=True)
 class Certified(Rule):
     """Fewest bytes with a proven bound on every query head's output within `tolerance`.
@@ -142,9 +148,9 @@ class Certified(Rule):
         """Return the limit, and the parts of the bound that scores and values made, (group, n_steps)."""
         bounds = attempt.bounds
         if self.relative:
-            return self._limit * attempt.output_norms, bounds.moved_norm, bounds.output_norm - bounds.moved_norm
+            return self._limit * attempt.output_norms, bounds.moved_norm, _rest(bounds.output_norm, bounds.moved_norm)
         limit = np.full(attempt.output_norms.shape, self._limit)
-        return limit, bounds.moved_max, bounds.output_max - bounds.moved_max
+        return limit, bounds.moved_max, _rest(bounds.output_max, bounds.moved_max)
 
     def accepts(self, attempt: Attempt) -> NDArray[np.bool_]:
         """Accept a step whose bound meets the tolerance for every query head, and what was read whole."""

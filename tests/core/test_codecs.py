@@ -624,6 +624,8 @@ def test_damaged_parts_of_a_pair_are_refused(name):
     sizes = whole[at : at + 12].view("<u4").astype(np.int64)
     assert CodedPair.from_bytes(codec, shape, 136, whole.tobytes()).decode()[0].shape == x.shape
     for moved in ([0, 8, -8], [8, -8, 0], [-sizes[0], sizes[0], 0], [0, -sizes[1], sizes[1]], [0, sizes[2], -sizes[2]]):
+        if not np.any(moved):
+            continue
         lied = whole.copy()
         lied[at : at + 12] = (sizes + moved).astype("<u4").view(np.uint8)
         with pytest.raises(InputError, match="are not the bytes of 128 coded tokens"):
