@@ -61,7 +61,10 @@ def described(view: View, *, with_result: bool) -> list[dict[str, Any]]:
     """Return name, type, unit and meaning of each column, as they stand in the files."""
     rows = [{"column": RESULT, "type": "string", "unit": "", "meaning": RESULT_MEANING}] if with_result else []
     for field in view.fields:
-        held = {name.decode(): text.decode(errors="replace") for name, text in (field.metadata or {}).items()}
+        held = {
+            name.decode(errors="replace"): text.decode(errors="replace")
+            for name, text in (field.metadata or {}).items()
+        }
         kind = f"list of {field.type.value_type}" if pa.types.is_list(field.type) else str(field.type)
         rows.append(
             {

@@ -124,8 +124,12 @@ def check_shape(path: object, what: str, shape: tuple[int, ...], item_bytes: int
     Raises
     ------
     InputError
-        If it has more axes or a longer one than any tensor.
+        If it has more axes than any tensor, or longer ones: no array has such a shape even without elements.
     """
-    if len(shape) > MAX_AXES or any(not 0 <= n <= MAX_AXIS for n in shape):
+    if (
+        len(shape) > MAX_AXES
+        or min(shape, default=0) < 0
+        or prod(max(n, 1) for n in shape) * max(item_bytes, 1) > MAX_AXIS
+    ):
         raise damaged(path, f"{what} has a shape that no tensor has: {printable(shape)}")
     return item_bytes * prod(shape)

@@ -448,3 +448,19 @@ def test_memory_is_given_back(tmp_path):
             dump.read_head(dump.layers[0], kv_head)
         grown = process.memory_info().rss - before
     assert grown < size, f"{grown} bytes stayed resident of {2 * size} read"
+
+
+@pytest.mark.parametrize("shape", [(0, 1 << 32, 1 << 31), (1 << 62, 2), (1 << 62, 0), (0, *[2] * 63)])
+def test_a_shape_without_elements_that_no_array_has(tmp_path, shape):
+    """A scale lies beside the layers; what it claims is not laid out either."""
+    header = {
+        name: {"dtype": "F16", "shape": array.shape, "data_offsets": [0, 0]} for name, array in tensors((0,)).items()
+    }
+    at = 0
+    for entry in header.values():
+        size = 2 * int(np.prod(entry["shape"]))
+        entry["data_offsets"], at = [at, at + size], at + size
+    header["k_scale"] = {"dtype": "F32", "shape": shape, "data_offsets": [at, at]}
+    (tmp_path / "d.safetensors").write_bytes(safetensors_bytes(header, bytes(at)))
+    with pytest.raises(InputError, match="k_scale"):
+        read_all(tmp_path / "d.safetensors")
