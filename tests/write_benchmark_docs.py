@@ -8,7 +8,7 @@ from pathlib import Path
 
 PAGE = Path(__file__).resolve().parent.parent / "docs/cpu.md"
 BEGIN, END = "<!-- benchmark -->\n", "<!-- end of benchmark -->"
-FIGURES = ("gb_per_s", "of_memory_speed", "saved", "speed_up", "vs_sdpa", "vs_torch")
+FIGURES = ("gb_per_s", "of_memory_speed", "arithmetic", "saved", "speed_up", "vs_sdpa", "vs_torch")
 
 
 def table(record):
