@@ -51,7 +51,7 @@ def test_frameworks_are_imported_in_one_place(module):
     ]
     allowed = {
         "cupy": ("device.py",),
-        "torch": ("torch_adapter.py", "torch_file.py", "benchmarks", "models"),
+        "torch": ("torch_adapter.py", "benchmarks", "models"),
         "transformers": ("models",),
     }[module]
     for path in users:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from precalign.analysis.readers.address import Remote, place_of
-from precalign.analysis.readers.base import Reader, printable
+from precalign.analysis.readers.base import Reader, printable, shown
 from precalign.analysis.readers.copies import by_ranges, open_copy
-from precalign.analysis.readers.dump import Dump, HeadTensors, LayerInfo
+from precalign.analysis.readers.dump import Dump, HeadTensors
 from precalign.analysis.readers.identity import identity
+from precalign.analysis.readers.layers import LayerInfo
 from precalign.analysis.readers.names import parse_mapping
 from precalign.analysis.readers.numpy_file import NumpyReader
+from precalign.analysis.readers.ranges import opened
 from precalign.analysis.readers.safetensors_file import SafetensorsReader
 from precalign.analysis.readers.torch_file import TorchReader
 from precalign.errors import InputError
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from precalign.analysis.readers.names import Naming
     from precalign.formats import Format
 
+START_BYTES = 16
+"""Of a file, by which formats are told apart."""
 # Asked in this order; adding a format is one file and one entry.
 READERS: tuple[Reader, ...] = (TorchReader(), NumpyReader(), SafetensorsReader())
 
@@ -57,8 +61,8 @@ def open_dump(
         If there is no such file, no reader knows it, it is damaged, or no layer is found in it.
     """
     place = path if isinstance(path, Remote) else place_of(path)
-    if not isinstance(place, Remote) and not place.exists():
-        raise InputError(f"{printable(place)}: no such file", hint="is the path right?")
+    if not isinstance(place, Remote):
+        _check_there(place)
     stamps = identity(place)  # before anything is read
     reader, file = _open_remote(place) if isinstance(place, Remote) else _open_local(place)
     try:
@@ -89,21 +93,27 @@ def _open_remote(place: Remote) -> tuple[Reader, TensorFile]:
     return open_copy(place, _open_local)
 
 
+def _check_there(path: Path) -> None:
+    try:
+        path.stat()
+    except FileNotFoundError as error:
+        raise InputError(f"{shown(path)}: no such file", hint="is the path right?") from error
+    except (OSError, ValueError) as error:  # links in a circle, names that are too long or hold a zero byte
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{shown(path)}: cannot be read: {reason}", hint="is the path right?") from error
+
+
 def _reader_of(path: Path) -> Reader:
     start = b""
     if not path.is_dir():
-        try:
-            with path.open("rb") as file:
-                start = file.read(16)
-        except OSError as error:
-            raise InputError(f"{printable(path)}: cannot be read: {error.strerror or error}") from error
+        with opened(path) as file:
+            start = file.read(0, START_BYTES)
+        file.close()
     for reader in READERS:
         if reader.recognises(path, start):
             return reader
     what = "a folder without .npy files" if path.is_dir() else "empty" if not start else "no format that is known here"
-    raise InputError(
-        f"{printable(path)}: {what}", hint="formats: safetensors, .npz, .npy, .pt, .pth; docs/dump-formats.md"
-    )
+    raise InputError(f"{shown(path)}: {what}", hint="formats: safetensors, .npz, .npy, .pt, .pth; docs/dump-formats.md")
 
 
 __all__ = [

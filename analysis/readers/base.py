@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from precalign.decode.codes import BYTE_FORMATS
@@ -25,8 +26,14 @@ def printable(name: object, limit: int = 100) -> str:
 
     Names in a dump are somebody else's bytes; a terminal must not obey them.
     """
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(name))
+    start = str(name)[: limit + 1]  # no character becomes less than one
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in start)
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def shown(place: object) -> str:
+    """Return a path or URL as it may be shown, whole unless it is absurdly long."""
+    return printable(place, limit=1000)
 
 
 @dataclass(frozen=True)
@@ -43,8 +50,7 @@ class StoredTensor:
     dtype : str
         As the file calls it, for messages.
     codes : callable
-        () -> codes as an array of the shape. Cheap to call for mapped files and for ranges (`RangedArray`); the data is read when it becomes
-        an array of its own.
+        () -> codes as an array of the shape, or a `RangedArray` that is read when it becomes an array of its own: cheap to call.
     """
 
     name: str
@@ -63,14 +69,11 @@ class TensorFile:
     tensors : dict[str, StoredTensor]
     metadata : dict[str, str]
         What the file says about itself.
-    release : callable
-        Give back the memory of pages that were read; results stay the same.
     close : callable
     """
 
     tensors: dict[str, StoredTensor]
     metadata: dict[str, str] = field(default_factory=dict)
-    release: Callable[[], None] = lambda: None
     close: Callable[[], None] = lambda: None
 
 
@@ -108,5 +111,21 @@ def in_turn(actions: Iterable[Callable[[], None]]) -> Callable[[], None]:
 def damaged(path: object, what: str, hint: str | None = None) -> InputError:
     """Return the error for a file that is not whole."""
     return InputError(
-        f"{printable(path)}: {what}", hint=hint or "the file is damaged or its copy was cut short; fetch it again"
+        f"{shown(path)}: {what}", hint=hint or "the file is damaged or its copy was cut short; fetch it again"
     )
+
+
+MAX_AXES, MAX_AXIS = 64, 1 << 62
+
+
+def check_shape(path: object, what: str, shape: tuple[int, ...], item_bytes: int) -> int:
+    """Return the bytes that a shape needs; counts are integers without bound, so that no claim wraps around.
+
+    Raises
+    ------
+    InputError
+        If it has more axes or a longer one than any tensor.
+    """
+    if len(shape) > MAX_AXES or any(not 0 <= n <= MAX_AXIS for n in shape):
+        raise damaged(path, f"{what} has a shape that no tensor has: {printable(shape)}")
+    return item_bytes * prod(shape)

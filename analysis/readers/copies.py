@@ -9,7 +9,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from precalign.analysis.readers.address import Remote, entries, file_system, reading
-from precalign.analysis.readers.base import damaged, in_turn, printable
+from precalign.analysis.readers.base import damaged, in_turn, shown
 from precalign.analysis.readers.safetensors_file import INDEX_SUFFIX
 from precalign.errors import InputError
 
@@ -49,8 +49,8 @@ def open_copy(place: Remote, open_local: Callable[[Path], tuple[Reader, TensorFi
     except InputError as error:
         leave()
         message = error.message
-        for shown in (str(copy), printable(copy)):  # the second is shortened where the path is long
-            message = message.replace(shown, str(place))
+        for name in (str(copy), shown(copy)):
+            message = message.replace(name, shown(place))
         raise InputError(message, hint=error.hint) from error
     except BaseException:
         leave()
@@ -63,7 +63,7 @@ def _copy(place: Remote, copy: Path, size: object) -> None:
     free = shutil.disk_usage(copy.parent).free
     if not isinstance(size, int) or size > FREE_SHARE * free:
         raise InputError(
-            f"{printable(place)}: {size if isinstance(size, int) else 'an unknown number of'} bytes are too many to copy: "
+            f"{shown(place)}: {size if isinstance(size, int) else 'an unknown number of'} bytes are too many to copy: "
             f"{free} are free in the temporary folder",
             hint="convert it to safetensors, which is read by ranges, or set TMPDIR to a larger disk",
         )

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import re
+from dataclasses import dataclass
 from math import isfinite, sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from precalign.analysis.readers.base import RAW_BYTES, STORED_FORMATS, StoredTensor, TensorFile, printable
+from precalign.analysis.readers.base import TensorFile, printable, shown
 from precalign.analysis.readers.conversion import Conversion, to_storage
+from precalign.analysis.readers.finding import find_layers, typed
 from precalign.analysis.readers.identity import Identity, check_unchanged
-from precalign.analysis.readers.names import NAMINGS, Naming, compile_template
+from precalign.analysis.readers.layers import Axes, LayerInfo, describe
 from precalign.analysis.readers.scales import find_scales
-from precalign.decode.codes import BYTE_FORMATS
-from precalign.errors import InputError, UsageError
-from precalign.formats import BFLOAT16, BINARY16, BINARY32
+from precalign.errors import InputError
+from precalign.formats import BINARY32
 
 if TYPE_CHECKING:
     from typing import Any, Self
@@ -23,51 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from precalign.analysis.readers.address import Place
+    from precalign.analysis.readers.names import Naming
     from precalign.formats import Format
-
-AXES = {3: "hsd", 4: "bhsd"}
-"""b batch, h heads, s tokens, d head_dim; by number of axes where the user says nothing."""
-
-
-@dataclass(frozen=True)
-class LayerInfo:
-    """Shapes of one layer, known without reading its data.
-
-    Attributes
-    ----------
-    index : int
-        Number of the layer in the model.
-    names : dict[str, str]
-        Role (keys, values, queries) -> tensor name.
-    batch_size, n_kv_heads, seq_len, head_dim : int
-    n_q_heads, n_queries : int or None
-        None without queries.
-    format, query_format : Format
-        Of keys and values, and of queries, as stored; the same but for 8-bit caches.
-    stored_bytes : int
-        Keys, values and queries.
-    key_scales, value_scales : tuple[float, ...] or None
-        By kv head; None where the dump states none.
-    """
-
-    index: int
-    names: dict[str, str]
-    batch_size: int
-    n_kv_heads: int
-    seq_len: int
-    head_dim: int
-    n_q_heads: int | None
-    n_queries: int | None
-    format: Format
-    query_format: Format
-    stored_bytes: int
-    key_scales: tuple[float, ...] | None = None
-    value_scales: tuple[float, ...] | None = None
-
-    @property
-    def group(self) -> int | None:
-        """Query heads that share a kv head."""
-        return None if self.n_q_heads is None else self.n_q_heads // self.n_kv_heads
 
 
 @dataclass(frozen=True)
@@ -135,10 +93,10 @@ class Dump:
         self.path, self.reader, self.metadata = path, reader, file.metadata
         self.storage_format = storage_format
         self._file = file
-        self._axes = _check_axes(axes)
-        self._tensors = _find(path, file.tensors, mapping)
+        self._axes = Axes(path, axes)
+        self._tensors = find_layers(path, file.tensors, mapping)
         if byte_format is not None:
-            self._tensors = _typed(self._tensors, byte_format)
+            self._tensors = typed(self._tensors, byte_format)
         self.layers = [self._layer(index) for index in sorted(self._tensors)]
 
     def __enter__(self) -> Self:
@@ -183,7 +141,8 @@ class Dump:
             scale = float("nan")
         if not (isfinite(scale) and scale > 0):
             raise InputError(
-                f"{self.path}: metadata scale {printable(stated)!r} is no positive number", hint="give it with --scale"
+                f"{shown(self.path)}: metadata scale {printable(stated)!r} is no positive number",
+                hint="give it with --scale",
             )
         return scale, "the dump's metadata"
 
@@ -203,9 +162,10 @@ class Dump:
         stated = self._stated("sliding_window", layer)
         if stated in {None, "", "None", "null"}:
             return None
-        if not str(stated).isdecimal() or int(str(stated)) < 1:
+        if re.fullmatch(r"0*[1-9][0-9]{0,17}", str(stated)) is None:
             raise InputError(
-                f"{self.path}: metadata sliding_window {printable(stated)!r} is no positive count of tokens"
+                f"{shown(self.path)}: metadata sliding_window {printable(stated)!r} is no positive count of tokens",
+                hint="the metadata count the tokens that a query sees, itself included",
             )
         return int(str(stated))
 
@@ -226,7 +186,7 @@ class Dump:
             return stored
         if self.storage_format is None:
             raise InputError(
-                f"{self.path}: {printable(name)} is binary32, and is stored in 16 bits by who runs a model",
+                f"{shown(self.path)}: {printable(name)} is binary32, and is stored in 16 bits by who runs a model",
                 hint="say how it is rounded: --storage-format binary16 (or bfloat16)",
             )
         return self.storage_format
@@ -243,209 +203,20 @@ class Dump:
         conversions: dict[str, Conversion] = {}
 
         def read(role: str, heads: slice) -> NDArray[Any]:
-            codes = self._oriented(self._tensors[layer.index][role])[batch, heads]
+            codes = self._axes.oriented(self._tensors[layer.index][role])[batch, heads]
             if (layer.query_format if role == "queries" else layer.format) == BINARY32:
                 rounded, conversions[role] = to_storage(np.asarray(codes), query_fmt if role == "queries" else fmt)
                 return rounded
-            return np.array(codes, order="C")  # a copy: the pages of the file are given back below
+            return np.array(codes, order="C")
 
         keys, values = (read(role, slice(kv_head, kv_head + 1))[0] for role in ("keys", "values"))
         queries = (
             None if layer.group is None else read("queries", slice(kv_head * layer.group, (kv_head + 1) * layer.group))
         )
-        self._file.release()
         return HeadTensors(keys, values, queries, fmt, query_fmt, conversions)
 
-    def _oriented(self, tensor: StoredTensor) -> Any:  # noqa: ANN401 - an array or a `RangedArray`
-        codes = tensor.codes()
-        order = self._axes_of(tensor)
-        if "b" not in order:
-            codes, order = codes[None], "b" + order
-        return codes.transpose([order.index(axis) for axis in "bhsd"])
-
-    def _axes_of(self, tensor: StoredTensor) -> str:
-        axes = self._axes if self._axes is not None else AXES.get(len(tensor.shape))
-        if axes is None or len(axes) != len(tensor.shape):
-            expected = axes or "(batch, heads, tokens, head_dim) or (heads, tokens, head_dim)"
-            raise InputError(
-                f"{self.path}: {printable(tensor.name)}: expected {expected}, got shape {tensor.shape}",
-                hint="name the order of the axes with --axes, e.g. --axes bshd for (batch, tokens, heads, head_dim)",
-            )
-        return axes
-
-    def _shape(self, tensor: StoredTensor) -> tuple[int, int, int, int]:
-        sizes = dict(zip(self._axes_of(tensor), tensor.shape, strict=True))
-        return sizes.get("b", 1), sizes["h"], sizes["s"], sizes["d"]
-
     def _layer(self, index: int) -> LayerInfo:
-        found = self._tensors[index]
-        for tensor in found.values():
-            self._check_tensor(tensor)
-        _check_formats(self.path, found)
-        keys, values, queries = found["keys"], found["values"], found.get("queries")
-        batch, n_kv_heads, seq_len, head_dim = self._shape(keys)
-        self._check_like(
-            values, keys, self._shape(values), self._shape(keys), ("batch_size", "n_kv_heads", "seq_len", "head_dim")
-        )
-        n_q_heads = n_queries = None
-        if queries is not None:
-            q_batch, n_q_heads, n_queries, q_dim = self._shape(queries)
-            self._check_like(queries, keys, (q_batch, q_dim), (batch, head_dim), ("batch_size", "head_dim"))
-            if n_q_heads % n_kv_heads:
-                raise InputError(
-                    f"{self.path}: {printable(queries.name)} has {n_q_heads} heads, not a multiple of the {n_kv_heads} of "
-                    f"{printable(keys.name)}",
-                    hint="query head h reads kv head h // (n_q_heads / n_kv_heads); is the order of the axes right (--axes)?",
-                )
-        return LayerInfo(
-            index=index,
-            names={role: tensor.name for role, tensor in found.items()},
-            batch_size=batch,
-            n_kv_heads=n_kv_heads,
-            seq_len=seq_len,
-            head_dim=head_dim,
-            n_q_heads=n_q_heads,
-            n_queries=n_queries,
-            format=_format(keys),
-            query_format=_format(keys if queries is None else queries),
-            stored_bytes=sum(_bytes(tensor) for tensor in found.values()),
-            key_scales=self._scales("keys", index, n_kv_heads),
-            value_scales=self._scales("values", index, n_kv_heads),
-        )
+        def scales(role: str, n_kv_heads: int) -> tuple[float, ...] | None:
+            return find_scales(self.path, self.metadata, self._file.tensors, role, index, n_kv_heads)
 
-    def _scales(self, role: str, layer: int, n_kv_heads: int) -> tuple[float, ...] | None:
-        return find_scales(self.path, self.metadata, self._file.tensors, role, layer, n_kv_heads)
-
-    def _check_tensor(self, tensor: StoredTensor) -> None:
-        if tensor.format not in STORED_FORMATS:
-            expected = ", ".join(fmt.name for fmt in STORED_FORMATS)
-            raise InputError(
-                f"{self.path}: {printable(tensor.name)} has dtype {printable(tensor.dtype)}, expected {expected}",
-                hint="bytes without a type: say what they are with --byte-format e4m3fn (or e5m2)"
-                if tensor.dtype in RAW_BYTES
-                else "dump the cache before it is quantised to integers",
-            )
-        if 0 in tensor.shape:
-            raise InputError(
-                f"{self.path}: {printable(tensor.name)} is empty: shape {tensor.shape}", hint="dump at least one token"
-            )
-
-    def _check_like(
-        self,
-        tensor: StoredTensor,
-        other: StoredTensor,
-        got: tuple[int, ...],
-        expected: tuple[int, ...],
-        axes: tuple[str, ...],
-    ) -> None:
-        names = f"{printable(tensor.name)}", f"{printable(other.name)}"
-        for axis, left, right in zip(axes, got, expected, strict=True):
-            if left != right:
-                raise InputError(
-                    f"{self.path}: {names[0]}: {axis} must match {names[1]}: {left} vs {right}",
-                    hint="are both tensors of the same layer, in the same order of axes (--axes)?",
-                )
-
-
-def _check_formats(path: Place, found: dict[str, StoredTensor]) -> None:
-    """Refuse a layer of several formats; only an 8-bit cache may have queries of another one."""
-    keys = found["keys"]
-    for role, tensor in found.items():
-        longer = role == "queries" and keys.format in BYTE_FORMATS
-        allowed = {keys.format, *((BINARY16, BFLOAT16, BINARY32) if longer else ())}
-        if tensor.format not in allowed:
-            raise InputError(
-                f"{path}: {printable(tensor.name)}: dtype must match {printable(keys.name)}: {tensor.dtype} vs {keys.dtype}",
-                hint="dump all of a layer in one dtype; queries of an 8-bit cache may be binary16, bfloat16 or binary32",
-            )
-
-
-def _typed(tensors: dict[int, dict[str, StoredTensor]], fmt: Format) -> dict[int, dict[str, StoredTensor]]:
-    """Return tensors with those of raw bytes taken for codes of `fmt`."""
-    if fmt not in BYTE_FORMATS:
-        raise UsageError(
-            f"--byte-format {fmt.name} is no 8-bit format of a cache",
-            hint="formats: " + ", ".join(known.name for known in BYTE_FORMATS),
-        )
-    return {
-        index: {
-            role: replace(tensor, format=fmt) if tensor.dtype in RAW_BYTES else tensor for role, tensor in found.items()
-        }
-        for index, found in tensors.items()
-    }
-
-
-def _format(tensor: StoredTensor) -> Format:
-    assert tensor.format is not None  # noqa: S101 - checked by _check_tensor
-    return tensor.format
-
-
-def _bytes(tensor: StoredTensor) -> int:
-    count = _format(tensor).total_bits // 8
-    for n in tensor.shape:
-        count *= n
-    return count
-
-
-def _check_axes(axes: str | None) -> str | None:
-    if axes is None:
-        return None
-    if sorted(axes) not in (sorted("hsd"), sorted("bhsd")):
-        raise UsageError(
-            f"--axes {printable(axes)!r} is not an order of b, h, s and d",
-            hint="b batch (may be left out), h heads, s tokens, d head_dim",
-        )
-    return axes
-
-
-def _find(path: Place, tensors: dict[str, StoredTensor], mapping: Naming | None) -> dict[int, dict[str, StoredTensor]]:
-    """Return layer -> role -> tensor by the first convention that finds keys and values."""
-    for naming in NAMINGS if mapping is None else (mapping,):
-        layers = _match(path, tensors, naming)
-        if layers:
-            return layers
-    listed = "\n  ".join(f"{printable(t.name)}  {t.dtype} {t.shape}" for t in list(tensors.values())[:10])
-    more = f"\n  ... and {len(tensors) - 10} more" if len(tensors) > 10 else ""
-    what = "no tensor matches --map" if mapping is not None else "no tensors are named like keys and values of a layer"
-    raise InputError(
-        f"{path}: {what}; the file holds\n  {listed or 'no tensors'}{more}",
-        hint="name them: --map 'keys=blocks.{layer}.k' --map 'values=blocks.{layer}.v' --map 'queries=blocks.{layer}.q'",
-    )
-
-
-def _match(path: Place, tensors: dict[str, StoredTensor], naming: Naming) -> dict[int, dict[str, StoredTensor]]:
-    layers: dict[int, dict[str, StoredTensor]] = {}
-    for role in ("keys", "values", "queries"):
-        template = getattr(naming, role)
-        if template is None:
-            continue
-        expression = compile_template(template)
-        for name, tensor in tensors.items():
-            match = expression.fullmatch(name)
-            if match is None:
-                continue
-            number = match.groupdict().get("layer")
-            parts = _by_layer(tensor) if number is None else {int(number): tensor}
-            for index, part in parts.items():
-                layers.setdefault(index, {})[role] = part
-    layers = {index: found for index, found in layers.items() if found.keys() & {"keys", "values"}}
-    for index, found in layers.items():
-        if not {"keys", "values"} <= found.keys():
-            lone, missing = ("keys", "values") if "keys" in found else ("values", "keys")
-            raise InputError(
-                f"{path}: layer {index} has {printable(found[lone].name)} but no {missing}",
-                hint="a dump holds keys and values of each layer",
-            )
-    return layers
-
-
-def _by_layer(tensor: StoredTensor) -> dict[int, StoredTensor]:
-    """Split a tensor whose first axis is the layer; one with the axes of a single layer is layer 0."""
-    if len(tensor.shape) <= 4:
-        return {0: tensor}
-    return {index: _layer_of(tensor, index) for index in range(tensor.shape[0])}
-
-
-def _layer_of(tensor: StoredTensor, index: int) -> StoredTensor:
-    name = f"{tensor.name}[{index}]"
-    return StoredTensor(name, tensor.shape[1:], tensor.format, tensor.dtype, lambda: tensor.codes()[index])
+        return describe(self.path, index, self._tensors[index], self._axes, scales)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from precalign.analysis.readers.address import Place, Remote, entries
-from precalign.analysis.readers.base import printable
+from precalign.analysis.readers.base import printable, shown
 from precalign.analysis.readers.safetensors_file import INDEX_SUFFIX, read_index
 from precalign.errors import InputError
 
@@ -75,7 +75,7 @@ def _stamp(place: Place) -> Stamp:
     try:
         found = place.stat()
     except OSError as error:
-        raise InputError(f"{printable(place)}: cannot be read: {error.strerror or error}") from error
+        raise InputError(f"{shown(place)}: cannot be read: {error.strerror or error}") from error
     return Stamp(name, found.st_size, str(found.st_mtime_ns))
 
 
@@ -106,5 +106,5 @@ def check_unchanged(place: Place, before: Identity) -> None:
         changed = error.message
     if changed is not None:
         raise InputError(
-            f"{printable(place)}: changed while it was read: {changed}", hint="wait until it is written, then run again"
+            f"{shown(place)}: changed while it was read: {changed}", hint="wait until it is written, then run again"
         )

@@ -63,7 +63,7 @@ NAMINGS = (
 
 def compile_template(template: str) -> re.Pattern[str]:
     """Turn a template into an expression that a whole tensor name must match."""
-    return re.compile(r"(?P<layer>\d+)".join(map(re.escape, template.split("{layer}", 1))))
+    return re.compile(r"(?P<layer>\d{1,9})".join(map(re.escape, template.split("{layer}", 1))))
 
 
 def parse_mapping(items: tuple[str, ...] | list[str]) -> Naming | None:

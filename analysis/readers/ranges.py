@@ -1,4 +1,4 @@
-"""Tensors read by ranges of a file, local or behind a URL: nothing is mapped, and nothing but what is asked for is read.
+"""Tensors read by ranges of a file, local, packed or behind a URL: nothing is mapped, and nothing but what is asked for is read.
 
 A mapped file that another program cuts short kills its reader by a signal; a read that comes back short is an error like any other.
 """
@@ -6,14 +6,16 @@ A mapped file that another program cuts short kills its reader by a signal; a re
 from __future__ import annotations
 
 import os
+import stat
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from precalign.analysis.readers.address import Place, Remote, entries, file_system, reading
-from precalign.analysis.readers.base import damaged, printable
+from precalign.analysis.readers.base import damaged, shown
 from precalign.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,9 +25,38 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BLOCK_BYTES = 32 << 20
-"""Most bytes of one read."""
+"""Most bytes of one request to a store."""
+SCRATCH_BYTES = 1 << 20
+"""Most bytes of one read that is taken apart in memory: what a core's cache holds is faster than fewer calls."""
 LOCAL_GAP_BYTES, REMOTE_GAP_BYTES = 4096, 1 << 20
 """Runs of wanted bytes that lie no further apart are read together: a page costs nothing more, a request costs a round trip."""
+MAX_REPEATS = 1024
+"""An array that repeats what is stored (a stride of 0) is at most this many times as large as the bytes it is made of, or `FREE_BYTES`."""
+FREE_BYTES = 64 << 20
+
+
+class Source(Protocol):
+    """Bytes of which ranges are read.
+
+    Attributes
+    ----------
+    size : int
+        Bytes.
+    gap : int
+        Runs of wanted bytes that lie no further apart are read together.
+    block : int
+        Most bytes that are read together.
+    """
+
+    size: int
+    gap: int
+    block: int
+
+    def read(self, start: int, length: int) -> bytes:
+        """Return `length` bytes, fewer at the end; an `InputError` where they cannot be read."""
+
+    def fill(self, start: int, buffer: memoryview) -> None:
+        """Read as many bytes as a buffer takes; an `InputError` where there are fewer."""
 
 
 class RangedFile:
@@ -46,11 +77,11 @@ class RangedFile:
         self._handle: int | None = None
         if isinstance(place, Remote):
             self.size, self._fetch_range = _remote(place)
-            self._gap = REMOTE_GAP_BYTES
+            self.gap, self.block = REMOTE_GAP_BYTES, BLOCK_BYTES
         else:
             self._handle, self.size = _opened(place)
             self._fetch_range = self._pread
-            self._gap = LOCAL_GAP_BYTES
+            self.gap, self.block = LOCAL_GAP_BYTES, SCRATCH_BYTES
 
     def read(self, start: int, length: int) -> bytes:
         """Return bytes.
@@ -63,28 +94,43 @@ class RangedFile:
         end = min(start + length, self.size)
         held = self._fetch_range(start, end) if end > start else b""
         if len(held) != max(0, end - start):
-            raise damaged(
-                self.place, "the file has become shorter while it was read", "is it still being written? wait for that"
-            )
+            raise self._shorter()
         return held
+
+    def fill(self, start: int, buffer: memoryview) -> None:
+        """Read as many bytes as a buffer takes.
+
+        Raises
+        ------
+        InputError
+            If there are fewer, or the read fails.
+        """
+        if self._handle is None:
+            held = self.read(start, len(buffer))
+            if len(held) != len(buffer):
+                raise self._shorter()
+            buffer[:] = held
+            return
+        try:
+            while len(buffer):
+                count = os.preadv(self._handle, [buffer], start)  # 2 GiB a call at most
+                if count == 0:
+                    raise self._shorter()
+                buffer, start = buffer[count:], start + count
+        except OSError as error:
+            raise self._unreadable(error) from error
+
+    def _shorter(self) -> InputError:
+        return damaged(
+            self.place, "the file has become shorter while it was read", "is it still being written? wait for that"
+        )
+
+    def _unreadable(self, error: OSError) -> InputError:
+        return InputError(f"{shown(self.place)}: cannot be read: {error.strerror or error}")
 
     def array(self, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> RangedArray:
         """Return a tensor that is read when it becomes an array; (offset, shape) must have been checked against the size."""
-        strides = tuple(dtype.itemsize * prod(shape[axis + 1 :]) for axis in range(len(shape)))
-        return RangedArray(self, offset, shape, strides, dtype)
-
-    def runs(self, starts: NDArray[np.int64], length: int) -> Iterator[memoryview]:
-        """Yield `length` bytes at each of the ascending `starts`; what lies close together is read at once."""
-        far = np.flatnonzero(np.diff(starts) - length > self._gap) + 1
-        for near in np.split(starts, far):
-            begin = 0
-            while begin < len(near):
-                first = int(near[begin])
-                end = max(begin + 1, int(np.searchsorted(near, first + BLOCK_BYTES - length, side="right")))
-                block = memoryview(self.read(first, int(near[end - 1]) + length - first))
-                for start in near[begin:end].tolist():
-                    yield block[start - first : start - first + length]
-                begin = end
+        return ranged(self, offset, shape, dtype)
 
     def _pread(self, start: int, end: int) -> bytes:
         assert self._handle is not None  # noqa: S101 - a local file is open
@@ -94,7 +140,7 @@ class RangedFile:
                 pieces.append(piece)
                 start += len(piece)
         except OSError as error:
-            raise InputError(f"{printable(self.place)}: cannot be read: {error.strerror or error}") from error
+            raise self._unreadable(error) from error
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def close(self) -> None:
@@ -104,18 +150,33 @@ class RangedFile:
             self._handle = None
 
 
+@contextmanager
+def opened(place: Place) -> Iterator[RangedFile]:
+    """Open a file that stays open, unless what is done with it here fails."""
+    file = RangedFile(place)
+    try:
+        yield file
+    except BaseException:
+        file.close()
+        raise
+
+
 def _opened(path: Path) -> tuple[int, int]:
     try:
-        handle = os.open(path, os.O_RDONLY)
-        return handle, os.fstat(handle).st_size
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer would wait for one
+        status = os.fstat(handle)
     except OSError as error:
-        raise InputError(f"{printable(path)}: cannot be read: {error.strerror or error}") from error
+        raise InputError(f"{shown(path)}: cannot be read: {error.strerror or error}") from error
+    if not stat.S_ISREG(status.st_mode):
+        os.close(handle)
+        raise InputError(f"{shown(path)}: not a regular file", hint="pipes, devices and folders have no ranges to read")
+    return handle, status.st_size
 
 
 def _remote(place: Remote) -> tuple[int, Callable[[int, int], bytes]]:
     size = entries(place).get("size")
     if not isinstance(size, int):
-        raise InputError(f"{printable(place)}: the store does not tell its size", hint="fetch it and give the file")
+        raise InputError(f"{shown(place)}: the store does not tell its size", hint="fetch it and give the file")
     fs, path = file_system(place.url)
 
     def read(start: int, end: int) -> bytes:
@@ -132,7 +193,7 @@ class RangedArray:
 
     Attributes
     ----------
-    file : RangedFile
+    file : Source
     offset : int
         Of the first element, bytes.
     shape, strides : tuple of int
@@ -140,7 +201,7 @@ class RangedArray:
     dtype : numpy.dtype
     """
 
-    file: RangedFile
+    file: Source
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -176,19 +237,87 @@ class RangedArray:
         return held if dtype is None else held.astype(dtype, copy=False)
 
     def _fetch(self) -> NDArray[Any]:
-        if 0 in self.shape:
-            return np.empty(self.shape, self.dtype)
-        # In the order in which the file holds them; axes that it does not have come first.
-        order = sorted(range(len(self.shape)), key=lambda axis: (self.strides[axis] != 0, -self.strides[axis], axis))
-        run, outer = self.dtype.itemsize, len(order)
-        while outer and self.strides[order[outer - 1]] in {run, 0}:
-            run *= self.shape[order[outer - 1]]
-            outer -= 1
-        starts = np.array([self.offset], np.int64)
-        for axis in order[:outer]:
-            starts = (starts[:, None] + np.arange(self.shape[axis], dtype=np.int64) * self.strides[axis]).ravel()
-        held = np.empty((len(starts), run), np.uint8)
-        for row, piece in zip(held, self.file.runs(starts, run), strict=True):
-            row[:] = np.frombuffer(piece, np.uint8)
-        stored = held.reshape(-1).view(self.dtype).reshape([self.shape[axis] for axis in order])
-        return stored.transpose(np.argsort(order))
+        self._check_repeats()
+        held = np.empty(self.shape, self.dtype)
+        if held.size:
+            # In the order in which the file holds them; an axis of one index has no stride.
+            strides = [0 if size == 1 else stride for size, stride in zip(self.shape, self.strides, strict=True)]
+            order = sorted(range(len(strides)), key=lambda axis: -strides[axis])
+            one = held.transpose(order)[..., None]  # a last axis of one index, so that a row is always an array
+            _Gather(self.file, held.itemsize).fill(self.offset, one, (*(strides[axis] for axis in order), 0))
+        return held
+
+    def _check_repeats(self) -> None:
+        wanted = prod(self.shape) * self.dtype.itemsize
+        stored = _span(self.shape, self.strides, self.dtype.itemsize)
+        if wanted > max(FREE_BYTES, MAX_REPEATS * stored):
+            raise InputError(
+                f"a tensor of shape {self.shape} makes {wanted} bytes of {stored} that are stored",
+                hint=f"what is stored once is repeated {MAX_REPEATS} times at most: dump the tensor before it is expanded",
+            )
+
+
+def ranged(file: Source, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> RangedArray:
+    """Return a contiguous array of a source, in C order; (offset, shape) must have been checked against the size."""
+    strides = tuple(dtype.itemsize * prod(shape[axis + 1 :]) for axis in range(len(shape)))
+    return RangedArray(file, offset, shape, strides, dtype)
+
+
+def _span(shape: tuple[int, ...], strides: tuple[int, ...], item_bytes: int) -> int:
+    """Return the bytes from the first element to the end of the last."""
+    return item_bytes + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+
+
+class _Gather:
+    """Fills arrays from where they lie in a file.
+
+    What lies as it is wanted is read in place. What lies close together is read at once, up to the source's block, and taken apart in memory.
+    Strides descend, so that reads do not go back and forth.
+    """
+
+    def __init__(self, file: Source, item_bytes: int) -> None:
+        self._file, self._item_bytes = file, item_bytes
+        self._scratch = np.empty(0, np.uint8)
+
+    def fill(self, offset: int, held: NDArray[Any], strides: tuple[int, ...]) -> None:
+        """Fill an array whose last axis has one index from an offset and strides in bytes."""
+        if held.flags.c_contiguous and _same(held, strides):
+            self._file.fill(offset, held.reshape(-1).view(np.uint8).data)
+            return
+        dense = _is_dense(held.shape, strides, self._item_bytes, self._file.gap)
+        span = _span(held.shape, strides, self._item_bytes)
+        if held.ndim == 1 or (dense and span <= self._file.block):
+            self._take(offset, span, held, strides)
+            return
+        inner = _span(held.shape[1:], strides[1:], self._item_bytes)
+        step = (self._file.block - inner) // strides[0] + 1 if dense and strides[0] else 1
+        if step > 1:
+            for begin in range(0, len(held), step):
+                self.fill(offset + begin * strides[0], held[begin : begin + step], strides)
+            return
+        whole = inner <= self._file.block and _is_dense(held.shape[1:], strides[1:], self._item_bytes, self._file.gap)
+        for index, row in enumerate(held):
+            if whole:
+                self._take(offset + index * strides[0], inner, row, strides[1:])
+            else:
+                self.fill(offset + index * strides[0], row, strides[1:])
+
+    def _take(self, offset: int, span: int, held: NDArray[Any], strides: tuple[int, ...]) -> None:
+        if len(self._scratch) < span:
+            self._scratch = np.empty(span, np.uint8)
+        self._file.fill(offset, self._scratch.data[:span])
+        held[...] = np.ndarray(held.shape, held.dtype, self._scratch.data, strides=strides)
+
+
+def _same(held: NDArray[Any], strides: tuple[int, ...]) -> bool:
+    """Whether an array's own strides are those; an axis of one index has none."""
+    return all(size == 1 or own == stride for size, own, stride in zip(held.shape, held.strides, strides, strict=True))
+
+
+def _is_dense(shape: tuple[int, ...], strides: tuple[int, ...], item_bytes: int, gap: int) -> bool:
+    span = item_bytes
+    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if stride - span > gap:
+            return False
+        span += (size - 1) * stride
+    return True

@@ -7,16 +7,26 @@ reason, and before anything it claims is believed.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from precalign.analysis.readers.address import Place, Remote
-from precalign.analysis.readers.base import Reader, StoredTensor, TensorFile, damaged, in_turn, printable
-from precalign.analysis.readers.ranges import RangedFile
+from precalign.analysis.readers.base import (
+    MAX_AXIS,
+    Reader,
+    StoredTensor,
+    TensorFile,
+    check_shape,
+    damaged,
+    in_turn,
+    printable,
+    shown,
+)
+from precalign.analysis.readers.ranges import RangedFile, opened
 from precalign.errors import InputError
 from precalign.formats import BFLOAT16, BINARY16, BINARY32, E4M3FN, E4M3FNUZ, E5M2, E5M2FNUZ
 
@@ -26,6 +36,8 @@ if TYPE_CHECKING:
     from precalign.formats import Format
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+MAX_HEADER_VALUES = 1 << 22
+"""Lists, tables and their members: JSON of three bytes each would take twenty times their room."""
 FORMATS = {
     "F16": BINARY16, "BF16": BFLOAT16, "F32": BINARY32,
     "F8_E4M3": E4M3FN, "F8_E5M2": E5M2, "F8_E4M3FNUZ": E4M3FNUZ, "F8_E5M2FNUZ": E5M2FNUZ,
@@ -52,12 +64,8 @@ class SafetensorsReader(Reader):
 
 
 def _open_file(path: Place) -> TensorFile:
-    file = RangedFile(path)
-    try:
+    with opened(path) as file:
         return _checked(path, file)
-    except BaseException:
-        file.close()
-        raise
 
 
 def _checked(path: Place, file: RangedFile) -> TensorFile:
@@ -78,14 +86,20 @@ def _open_index(path: Place) -> TensorFile:
     try:
         for shard in index.shards:
             shards.append(_open_file(shard))
-            twice = merged.tensors.keys() & shards[-1].tensors.keys()
-            if twice:
-                raise damaged(path, f"tensor {printable(min(twice))} stands in two shards")
-            merged.tensors |= shards[-1].tensors
-            merged.metadata |= shards[-1].metadata
-    finally:
-        merged.close = in_turn([shard.close for shard in shards])
+            _merge(path, merged, shards[-1])
+    except BaseException:
+        in_turn([shard.close for shard in shards])()
+        raise
+    merged.close = in_turn([shard.close for shard in shards])
     return merged
+
+
+def _merge(path: Place, merged: TensorFile, shard: TensorFile) -> None:
+    twice = merged.tensors.keys() & shard.tensors.keys()
+    if twice:
+        raise damaged(path, f"tensor {printable(min(twice))} stands in two shards")
+    merged.tensors |= shard.tensors
+    merged.metadata |= shard.metadata
 
 
 @dataclass(frozen=True)
@@ -112,7 +126,7 @@ def read_index(path: Place) -> Index:
         If it is none, or names a shard that is not a file beside it.
     """
     try:
-        index = json.loads(_whole(path))
+        index = _json(_whole(path))
         names = sorted(set(index["weight_map"].values()))
         metadata = dict(index.get("metadata", {}))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -121,24 +135,30 @@ def read_index(path: Place) -> Index:
     for name in names:
         if not isinstance(name, str) or "/" in name or name.startswith("."):
             raise InputError(
-                f"{printable(path)}: shard {printable(name)!r} is not a file beside the index",
+                f"{shown(path)}: shard {printable(name)!r} is not a file beside the index",
                 hint="shards are never read from elsewhere",
             )
         shard = path.beside(name) if isinstance(path, Remote) else path.parent / name
         if not isinstance(shard, Remote) and not shard.is_file():
             raise InputError(
-                f"{printable(path)}: shard {printable(name)} is missing", hint="every shard must lie beside the index"
+                f"{shown(path)}: shard {printable(name)} is missing", hint="every shard must lie beside the index"
             )
         shards.append(shard)
     return Index(shards, metadata)
 
 
-def _whole(path: Place) -> str:
+def _json(text: bytes, **options: Any) -> Any:  # noqa: ANN401 - unchecked JSON
+    if sum(map(text.count, (b"[", b"{", b",", b":"))) > MAX_HEADER_VALUES:
+        raise ValueError(f"more than {MAX_HEADER_VALUES} values")
+    return json.loads(text, **options)
+
+
+def _whole(path: Place) -> bytes:
     file = RangedFile(path)
     try:
         if file.size > MAX_HEADER_BYTES:
             raise damaged(path, f"{file.size} bytes are too many for an index", "is this an index of shards?")
-        return file.read(0, file.size).decode("utf-8")
+        return file.read(0, file.size)
     finally:
         file.close()
 
@@ -158,7 +178,7 @@ def _header(path: Place, file: RangedFile) -> tuple[dict[str, Any], int]:
     if 8 + length > file.size:
         raise damaged(path, f"the header claims {length} bytes, the file has {file.size} in all")
     try:
-        header = json.loads(file.read(8, length), object_pairs_hook=_without_duplicates)
+        header = _json(file.read(8, length), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
         raise damaged(path, f"the header is not JSON ({printable(error)})") from error
     if not isinstance(header, dict):
@@ -169,32 +189,32 @@ def _header(path: Place, file: RangedFile) -> tuple[dict[str, Any], int]:
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        counts = Counter(name for name, _ in pairs)
+        twice = next(name for name, count in counts.items() if count > 1)
         raise ValueError(f"{printable(twice)} stands twice")
     return table
 
 
 def _tensor(path: Place, file: RangedFile, name: str, entry: Any, data_start: int) -> StoredTensor:  # noqa: ANN401 - unchecked JSON
-    shown = f"tensor {printable(name)}"
+    what = f"tensor {printable(name)}"
     try:
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     except (TypeError, KeyError, ValueError) as error:
-        raise damaged(path, f"{shown} lacks dtype, shape or data_offsets") from error
-    if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
+        raise damaged(path, f"{what} lacks dtype, shape or data_offsets") from error
+    if not all(type(n) is int and 0 <= n <= MAX_AXIS for n in (*shape, begin, end)):
         raise damaged(
             path,
-            f"{shown} has a size or offset that is no count: shape {printable(shape)}, offsets {printable((begin, end))}",
+            f"{what} has a size or offset that is no count: shape {printable(shape)}, offsets {printable((begin, end))}",
         )
-    if dtype not in ITEM_BYTES:
-        raise damaged(path, f"{shown} has the unknown dtype {printable(dtype)}", "known: " + ", ".join(ITEM_BYTES))
-    needed = prod(shape) * ITEM_BYTES[dtype]
+    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
+        raise damaged(path, f"{what} has the unknown dtype {printable(dtype)}", "known: " + ", ".join(ITEM_BYTES))
+    needed = check_shape(path, what, shape, ITEM_BYTES[dtype])
     if begin > end or end - begin != needed:
         raise damaged(
-            path, f"{shown} of shape {shape} and dtype {dtype} needs {needed} bytes, its offsets span {end - begin}"
+            path, f"{what} of shape {shape} and dtype {dtype} needs {needed} bytes, its offsets span {end - begin}"
         )
     if data_start + end > file.size:
-        raise damaged(path, f"{shown} ends at byte {data_start + end}, the file at {file.size}")
+        raise damaged(path, f"{what} ends at byte {data_start + end}, the file at {file.size}")
     fmt: Format | None = FORMATS.get(dtype)
     code_dtype = np.dtype(np.uint8) if fmt is None else fmt.code_dtype
     return StoredTensor(name, shape, fmt, dtype, lambda: file.array(data_start + begin, shape, code_dtype))

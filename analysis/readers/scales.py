@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from precalign.analysis.readers.base import printable
+from precalign.analysis.readers.base import printable, shown
 from precalign.errors import InputError
 from precalign.formats import BFLOAT16, BINARY16, BINARY32, get_format
 from precalign.formats.codes import decode
@@ -63,30 +63,30 @@ def _names(name: str, role: str, layer: int, *, numbered: bool) -> bool:
 
 
 def _read(path: Place, name: str, stated: str | StoredTensor) -> list[float]:
-    shown = f"{printable(path)}: {printable(name)}"
+    where = f"{shown(path)}: {printable(name)}"
     if isinstance(stated, str):
         try:
             return [float(part) for part in stated.strip("[] ").split(",")]
         except ValueError:
             raise InputError(
-                f"{shown}: {printable(stated)!r} is no number",
+                f"{where}: {printable(stated)!r} is no number",
                 hint="one number, or one per kv head with commas between",
             ) from None
     if stated.format is None or get_format(stated.format.name) not in READABLE:
-        raise InputError(f"{shown} has dtype {printable(stated.dtype)}, expected binary32, binary16 or bfloat16")
+        raise InputError(f"{where} has dtype {printable(stated.dtype)}, expected binary32, binary16 or bfloat16")
     if np.prod(stated.shape, dtype=object) > (1 << 20):
-        raise InputError(f"{shown} has shape {stated.shape}, expected one scale, or one per kv head")
+        raise InputError(f"{where} has shape {stated.shape}, expected one scale, or one per kv head")
     values: list[float] = decode(np.asarray(stated.codes()).reshape(-1), stated.format).tolist()
     return values
 
 
 def _checked(path: Place, name: str, stated: list[float], n_kv_heads: int) -> tuple[float, ...]:
-    shown = f"{printable(path)}: {printable(name)}"
+    where = f"{shown(path)}: {printable(name)}"
     if len(stated) not in {1, n_kv_heads}:
         raise InputError(
-            f"{shown} holds {len(stated)} scales, expected 1 or one for each of the {n_kv_heads} kv heads",
+            f"{where} holds {len(stated)} scales, expected 1 or one for each of the {n_kv_heads} kv heads",
             hint="scales by token or by channel are not supported: dump the cache before it is quantised so",
         )
     if not all(isfinite(scale) and scale > 0 for scale in stated):
-        raise InputError(f"{shown}: a scale must be a positive number, got {stated[:4]}")
+        raise InputError(f"{where}: a scale must be a positive number, got {stated[:4]}")
     return tuple(stated) if len(stated) == n_kv_heads else tuple(stated) * n_kv_heads

@@ -1,45 +1,31 @@
-"""PyTorch's `.pt` and `.pth`, loaded without running any code that the file asks for."""
+"""PyTorch's `.pt`, `.pth` and `.bin`, read without torch and without running any code that the file asks for."""
 
 from __future__ import annotations
 
-import re
-import warnings
 from typing import TYPE_CHECKING, Any
 
-from precalign.analysis.readers.base import Reader, StoredTensor, TensorFile, damaged, printable
-from precalign.errors import InputError, UnavailableError
-from precalign.formats import BFLOAT16, BINARY16, BINARY32, E4M3FN, E4M3FNUZ, E5M2, E5M2FNUZ
+import numpy as np
+
+from precalign.analysis.readers.base import Reader, StoredTensor, TensorFile, damaged, printable, shown
+from precalign.analysis.readers.pickled import Known, Pairs, PickleError, Record, RefusedError
+from precalign.analysis.readers.ranges import RangedArray, opened
+from precalign.analysis.readers.torch_legacy import read_legacy
+from precalign.analysis.readers.torch_objects import FORMATS, ITEM_BYTES, MAX_NAME_BYTES, NoTensor, Tensor
+from precalign.analysis.readers.torch_zip import ZIP_MAGIC, read_zip
+from precalign.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    import numpy as np
-    from numpy.typing import NDArray
+    from precalign.analysis.readers.ranges import RangedFile
+    from precalign.analysis.readers.torch_zip import Places
 
-CACHE_CLASSES = (
-    "transformers.cache_utils.DynamicCache",
-    "transformers.cache_utils.DynamicLayer",
-    "transformers.cache_utils.DynamicSlidingWindowLayer",
-    "transformers.cache_utils.StaticCache",
-    "transformers.cache_utils.StaticLayer",
-)
-"""Classes that a cache file may name. They are stood in for by an empty class of ours, so transformers is not needed and
-none of its code runs."""
 MAX_DEPTH = 8
-FORMATS = {
-    "float16": BINARY16,
-    "bfloat16": BFLOAT16,
-    "float32": BINARY32,
-    "float8_e4m3fn": E4M3FN,
-    "float8_e5m2": E5M2,
-    "float8_e4m3fnuz": E4M3FNUZ,
-    "float8_e5m2fnuz": E5M2FNUZ,
-}
-
-
-class _Record:
-    """Stands in for a cache class: holds the attributes that the file sets."""
+MAX_VALUES, MAX_NAMED_VALUES = 1 << 21, 1 << 17
+"""Values looked at in all containers, and those among them with a name: one container may stand in many."""
+TAR_MAGIC, TAR_MAGIC_AT = b"ustar", 257
+SAVE_TENSORS = "save tensors, or a dict of tensors, instead of the object: torch.save({'layers.0.keys': ...}, path)"
 
 
 class TorchReader(Reader):
@@ -53,80 +39,110 @@ class TorchReader(Reader):
         return path.suffix in {".pt", ".pth", ".bin"}
 
     def open(self, path: Path) -> TensorFile:
-        """Load with weights_only semantics, mapped."""
-        saved = _load(path)
-        tensors: dict[str, StoredTensor] = {}
-        metadata: dict[str, str] = {}
-        for name, value in _leaves(saved, ""):
-            if hasattr(value, "untyped_storage"):
-                tensors[name or "tensor"] = _stored(name or "tensor", value)
-            elif isinstance(value, int | float | str):
-                metadata[name] = str(value)
-        return TensorFile(tensors, metadata)
-
-
-def _load(path: Path) -> Any:  # noqa: ANN401 - whatever was saved
-    try:
-        import torch
-    except ImportError as error:
-        raise UnavailableError(
-            f"{path}: reading PyTorch files needs torch", hint="pip install 'precalign[torch]'"
-        ) from error
-    if path.stat().st_size == 0:
-        raise damaged(path, "the file is empty")
-    allowed = [(_Record, name) for name in CACHE_CLASSES]
-    try:
-        with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        """Read the pickle as data; storages are read by ranges."""
+        with opened(path) as file:
             try:
-                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            except RuntimeError as error:
-                if "mmap" not in str(error):
-                    raise
-                return torch.load(
-                    path, map_location="cpu", weights_only=True
-                )  # an old file: a bare pickle cannot be mapped
-    except Exception as error:
-        raise _refusal(path, str(error)) from error
+                saved, places = _read(file)
+                found = TensorFile({}, {}, file.close)
+                for name, value in _named(saved):
+                    if isinstance(value, Tensor):
+                        found.tensors[name or "tensor"] = _stored(name or "tensor", value, places)
+                    elif isinstance(value, NoTensor):
+                        found.tensors[name or "tensor"] = _unreadable(name or "tensor", value)
+                    else:
+                        found.metadata[name] = str(value)
+            except RefusedError as error:
+                raise InputError(
+                    f"{shown(path)}: refused: the pickle asks for {printable(error)}, and loading it could run code",
+                    hint=SAVE_TENSORS,
+                ) from error
+            except PickleError as error:
+                raise damaged(path, f"not a PyTorch file that can be read ({printable(error, limit=300)})") from error
+        return found
 
 
-def _refusal(path: Path, reason: str) -> InputError:
-    asked = re.search(r"(?:GLOBAL|global|class) ([\w.]+\.[\w.]+)", reason)
-    if asked is not None:
-        return InputError(
-            f"{path}: refused: the pickle asks for {printable(asked[1])}, and loading it could run code",
-            hint="save tensors, or a dict of tensors, instead of the object: torch.save({'layers.0.keys': ...}, path)",
+def _read(file: RangedFile) -> tuple[Any, Places]:
+    if file.size == 0:
+        raise damaged(file.place, "the file is empty")
+    if file.read(0, len(ZIP_MAGIC)) == ZIP_MAGIC:
+        return read_zip(file)
+    if file.read(TAR_MAGIC_AT, len(TAR_MAGIC)) == TAR_MAGIC:
+        raise InputError(
+            f"{shown(file.place)}: the tar form of PyTorch before 0.1.10 is not read",
+            hint="load it with an old PyTorch and save it again",
         )
-    first_line = reason.strip().splitlines()[0] if reason.strip() else "unknown reason"
-    return damaged(path, f"not a PyTorch file that can be read safely ({printable(first_line)})")
+    return read_legacy(file)
 
 
-def _leaves(value: Any, name: str, depth: int = 0) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - whatever was saved
-    if depth > MAX_DEPTH:
-        return
-    items: Iterator[tuple[Any, Any]]
-    if isinstance(value, dict):
-        items = iter(value.items())
+def _named(saved: object) -> Iterator[tuple[str, Any]]:
+    """Yield tensors and single numbers or texts with their names, down to `MAX_DEPTH`; numbers in a list have no name of their own."""
+    seen = named = 0
+
+    def walk(value: Any, name: str, depth: int) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - whatever was saved
+        nonlocal seen, named
+        for key, item in _items(value):
+            seen += 1
+            if seen > MAX_VALUES:
+                raise PickleError(f"it holds more than {MAX_VALUES} values")
+            if type(item) in LEAVES:
+                if type(key) is int and not isinstance(value, Pairs) and type(item) in SCALARS:
+                    continue
+                named += 1
+                if named > MAX_NAMED_VALUES:
+                    raise PickleError(f"it holds more than {MAX_NAMED_VALUES} tensors and numbers with names")
+                yield _joined(name, key), item
+            elif depth < MAX_DEPTH and isinstance(item, list | tuple | Record):
+                yield from walk(item, _joined(name, key), depth + 1)
+
+    return walk(Pairs([("", saved)]), "", 0)
+
+
+SCALARS = frozenset([bool, int, float, str])
+LEAVES = SCALARS | {Tensor, NoTensor}
+
+
+def _items(value: Any) -> Iterator[tuple[Any, Any]]:  # noqa: ANN401 - whatever was saved
+    if isinstance(value, Pairs):
+        yield from value
+    elif isinstance(value, Record):
+        for state in value.states:
+            yield from state
     elif isinstance(value, list | tuple):
-        items = enumerate(value)
-    elif isinstance(value, _Record):
-        items = iter(vars(value).items())
-    else:
-        yield name, value
-        return
-    for key, item in items:
-        yield from _leaves(item, f"{name}.{key}" if name else str(key), depth + 1)
+        yield from enumerate(value)
 
 
-def _stored(name: str, tensor: Any) -> StoredTensor:  # noqa: ANN401 - torch is not imported here
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    fmt = FORMATS.get(dtype)
+def _joined(name: str, key: Any) -> str:  # noqa: ANN401 - whatever was saved
+    own = _text(key)
+    if len(name) + len(own) >= MAX_NAME_BYTES:
+        raise PickleError(f"it holds a name of more than {MAX_NAME_BYTES} characters")
+    return f"{name}.{own}" if name else own
 
-    def codes() -> NDArray[np.unsignedinteger[Any]]:
-        import torch
 
-        integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32}[tensor.element_size()]
-        view: NDArray[Any] = tensor.detach().view(integers).numpy()
-        return view.view(f"uint{8 * view.itemsize}")
+def _text(key: Any) -> str:  # noqa: ANN401 - whatever was saved
+    if isinstance(key, Known):
+        return key.name
+    if isinstance(key, tuple) and len(key) <= MAX_DEPTH and all(type(part) in SCALARS for part in key):
+        return str(key)
+    if type(key) not in SCALARS and key is not None and not isinstance(key, bytes):
+        raise PickleError(f"it holds a dictionary whose key is a {type(key).__name__}")
+    return str(key)
 
-    return StoredTensor(name, tuple(tensor.shape), fmt, dtype, codes)
+
+def _stored(name: str, tensor: Tensor, places: Places) -> StoredTensor:
+    source, begin = places[tensor.storage.key]
+    size = ITEM_BYTES[tensor.dtype]
+    fmt = FORMATS.get(tensor.dtype)
+    dtype = np.dtype(np.uint8 if size == 1 else f"V{size}") if fmt is None else fmt.code_dtype
+    strides = tuple(size * stride for stride in tensor.strides)
+
+    def codes() -> RangedArray:
+        return RangedArray(source, begin + size * tensor.offset, tensor.shape, strides, dtype)
+
+    return StoredTensor(name, tensor.shape, fmt, tensor.dtype, codes)
+
+
+def _unreadable(name: str, tensor: NoTensor) -> StoredTensor:
+    def codes() -> RangedArray:
+        raise InputError(f"{printable(name)} is {tensor.what}", hint=SAVE_TENSORS)
+
+    return StoredTensor(name, tensor.shape, None, tensor.what, codes)

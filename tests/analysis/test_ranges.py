@@ -62,7 +62,7 @@ def test_ranges_are_numpy_views(made, block, gap, dtype):
     shape, steps = made
     held = np.arange(np.prod(shape), dtype=dtype).reshape(shape)
     with tempfile.NamedTemporaryFile() as there, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranges, "BLOCK_BYTES", block)
+        patch.setattr(ranges, "SCRATCH_BYTES", block)
         patch.setattr(ranges, "LOCAL_GAP_BYTES", gap)
         there.write(b"head" + held.tobytes())
         there.flush()
@@ -77,8 +77,8 @@ def test_only_what_is_asked_for_is_read(tmp_path, monkeypatch):
     path = small_dump.write(tmp_path / "x.safetensors")
     with open_dump(path) as dump:
         read = []
-        fetch = ranges.RangedFile.read
-        monkeypatch.setattr(ranges.RangedFile, "read", lambda f, s, n: read.append(n) or fetch(f, s, n))
+        fill = ranges.RangedFile.fill
+        monkeypatch.setattr(ranges.RangedFile, "fill", lambda f, s, b: read.append(len(b)) or fill(f, s, b))
         dump.read_head(dump.layers[0], 1)
     head = small_dump.SEQ_LEN * small_dump.HEAD_DIM * 2
     assert read == [head, head, small_dump.GROUP * small_dump.N_QUERIES * small_dump.HEAD_DIM * 2]
