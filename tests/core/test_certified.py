@@ -233,11 +233,16 @@ def test_water_filling_against_its_dual():
     rng = np.random.default_rng(5)
     for _ in range(12):
         dim, n = int(rng.integers(1, 6)), int(rng.integers(1, 30))
-        keys, values = 2.0 ** rng.uniform(-12, 4, (1, 1, dim)), 2.0 ** rng.uniform(-12, 4, (1, 1, n))
+        keys, probs = (
+            2.0 ** rng.uniform(-12, 4, (1, 1, dim)),
+            (2.0 ** rng.uniform(-12, 4, (1, 1, n))).astype(np.float32),
+        )
+        sizes = np.full(n, 2.0 ** rng.integers(-3, 3), np.float32)
+        values = dim * np.float64(probs) * sizes
         weights, costs = np.concatenate([keys[0, 0], values[0, 0]]), np.concatenate([np.full(dim, n), np.full(n, dim)])
         error = 2 * weights.sum() * 2.0 ** rng.uniform(-18, 1)
         window = np.zeros(1, np.int64), np.array([n])
-        found = water_fill(keys, values, dim, *window, np.full((1, 1, 1), error), 16)[0, 0, 0]
+        found = water_fill(keys, probs, sizes, dim, *window, np.full((1, 1, 1), error), 16)[0, 0, 0]
         least = dual(weights, costs.astype(float), error, 16)
         # A sixteenth of a binade, and the step when a number becomes whole, of those numbers that share a bucket with the threshold.
         assert least - 0.02 * (1 + least) <= found <= least + costs.max() * 1.5
