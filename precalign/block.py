@@ -228,7 +228,8 @@ class Block:
                 uniform = choice is self.full_value_levels
                 add_outputs(rows, self.row_of_level, choice, p, *place, uniform, out)
             add_outputs(wide, last_row, self.full_value_levels, exact, *place, True, wide_out)  # noqa: FBT003
-        return [out[..., : self.head_dim] for out in reduced], wide_out[..., : self.head_dim]
+        cut = [np.ascontiguousarray(out[..., : self.head_dim]) for out in (*reduced, wide_out)]
+        return cut[:-1], cut[-1]
 
     def key_view(self, previous: Attempt | None = None) -> KeyView:
         """Return what rules may know of the keys."""

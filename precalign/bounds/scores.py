@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 LANES = 64
 
 
+@lru_cache(maxsize=64)
 def half_widths(layout: Layout) -> NDArray[np.float64]:
     """Return h of each level, (n_levels,): a read number lies within h 2^E(x) of the stored one.
 
@@ -25,6 +27,7 @@ def half_widths(layout: Layout) -> NDArray[np.float64]:
     h = np.array([2.0 ** -(layout.kept_trailing_bits(level) + 1) for level in range(len(layout.levels))])
     h[layout.dropped_bits == 0] = 0
     h[layout.dropped_bits == layout.total_bits] = 2
+    h.flags.writeable = False
     return h
 
 

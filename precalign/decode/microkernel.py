@@ -33,7 +33,9 @@ def _squared_difference(emit: Emitter, scalar: Array, x: Array, sum_: Array) -> 
 
 def _emit(emit: Emitter, n_sums: int, n_vectors: int, combine: Combine) -> None:
     builder = emit.builder
-    first, out, out_bases, rows, row_base, term_base, offsets, index, n_terms, scalars, scalar_bases = emit.values
+    first, out, out_bases, rows, row_base, term_base, offsets, index, n_terms, scalars, scalar_bases, scale = (
+        emit.values
+    )
     bases = [emit.element(scalar_bases, builder.add(first, number(i))) for i in range(n_sums)]
 
     def term(at: Array, held: Sequence[Array]) -> list[Array]:
@@ -48,10 +50,11 @@ def _emit(emit: Emitter, n_sums: int, n_vectors: int, combine: Combine) -> None:
         return results
 
     sums = emit.fold(n_terms, [emit.constant(0.0)] * (n_sums * n_vectors), term)
+    factor = emit.splat(scale)
     for i in range(n_sums):
         base = emit.element(out_bases, builder.add(first, number(i)))
         for v in range(n_vectors):
-            emit.store(sums[i * n_vectors + v], out, base, v)
+            emit.store(builder.fmul(sums[i * n_vectors + v], factor), out, base, v)
 
 
 def _row_sums(combine: Combine) -> Callable[..., None]:
@@ -71,8 +74,9 @@ def _row_sums(combine: Combine) -> Callable[..., None]:
         n_terms: Array,
         scalars: Array,
         scalar_bases: Array,
+        scale: Array,
     ) -> Array:
-        del first, row_base, term_base, n_terms
+        del first, row_base, term_base, n_terms, scale
         kinds = [
             types.int64,
             out,
@@ -85,6 +89,7 @@ def _row_sums(combine: Combine) -> Callable[..., None]:
             types.int64,
             scalars,
             scalar_bases,
+            out.dtype,
         ]
 
         def generate(context: Array, builder: Array, signature: Array, arguments: Array) -> Array:
@@ -98,10 +103,10 @@ def _row_sums(combine: Combine) -> Callable[..., None]:
 
 
 row_sums = _row_sums(_product)
-"""row_sums(n_sums, n_vectors, first, out, out_bases, rows, row_base, term_base, offsets, index, n_terms, scalars, scalar_bases)
+"""row_sums(n_sums, n_vectors, first, out, out_bases, rows, row_base, term_base, offsets, index, n_terms, scalars, scalar_bases, scale)
 
 For each sum i in [first, first + n_sums): acc = 0; for term in [term_base, term_base + n_terms): acc =
-fma(scalars[scalar_bases[i] + index[term]], rows[row_base + offsets[term] :], acc), over n_vectors vectors of 64 bytes; out[out_bases[i] :] = acc. The first two arguments are
+fma(scalars[scalar_bases[i] + index[term]], rows[row_base + offsets[term] :], acc), over n_vectors vectors of 64 bytes; out[out_bases[i] :] = acc * scale. The first two arguments are
 literals; arrays are contiguous and indexed flat, the bases and offsets int64, nothing is checked.
 """
 
@@ -123,18 +128,19 @@ def _any_number(n_vectors: int, of: Callable[..., None] = row_sums) -> Callable[
         n: int,
         scalars: Array,
         bases: Array,
+        scale: Array,
     ) -> None:
         i = 0
         while i < n_sums:
             # Four sums of four vectors are what 32 vector registers hold beside the rows.
             if i + 4 <= n_sums:
-                of(4, n_vectors, i, out, out_bases, rows, row_base, term_base, offsets, index, n, scalars, bases)
+                of(4, n_vectors, i, out, out_bases, rows, row_base, term_base, offsets, index, n, scalars, bases, scale)
                 i += 4
             elif i + 2 <= n_sums:
-                of(2, n_vectors, i, out, out_bases, rows, row_base, term_base, offsets, index, n, scalars, bases)
+                of(2, n_vectors, i, out, out_bases, rows, row_base, term_base, offsets, index, n, scalars, bases, scale)
                 i += 2
             else:
-                of(1, n_vectors, i, out, out_bases, rows, row_base, term_base, offsets, index, n, scalars, bases)
+                of(1, n_vectors, i, out, out_bases, rows, row_base, term_base, offsets, index, n, scalars, bases, scale)
                 i += 1
 
     return sums
