@@ -175,10 +175,13 @@ class Block:
         self.full_value_levels = np.full((self.n_steps, self.padded_len), full, np.uint8)
 
     def chunks(self) -> Iterator[tuple[int, slice]]:
-        """Yield the chunks that cover the sequence, each with its first token: whole splits."""
+        """Yield the chunks that cover what the steps see, each with its first token: whole splits.
+
+        A chunk may go beyond the last token seen, so that all blocks of a head have the same ones.
+        """
         size = -(-CHUNK_TOKENS // self.split_tokens) * self.split_tokens
         for token0 in range(0, self.seq_len, size):
-            yield token0, slice(token0, min(self.seq_len, token0 + size))
+            yield token0, slice(token0, min(len(self.inputs.keys), token0 + size))
 
     def scores(self, levels: Sequence[NDArray[np.uint8]]) -> tuple[list[NDArray[np.float32]], NDArray[np.float64]]:
         """Return the scores for each array of key levels, and in binary64."""
