@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from precalign import block
 from precalign.bounds.search import make_case
 from precalign.errors import UsageError
 from precalign.formats import BINARY16
@@ -255,3 +256,18 @@ def test_no_read_is_below_the_yardstick(index):
         for profile in profile_head(inputs, **arguments):
             read = profile.traffic.key_ideal_bits + profile.traffic.value_ideal_bits
             assert (profile.optimal_bits <= read).all()
+
+
+@pytest.mark.parametrize("index", [11, 16, 21])
+def test_memory_that_no_step_sees_decides_nothing(index, monkeypatch):
+    """Working arrays are not initialised: what they hold where a step sees no token must not reach a rule."""
+    found = []
+    for filling in (0.0, np.nan):
+        monkeypatch.setattr(block, "aligned_empty", lambda shape, dtype, held=filling: np.full(shape, held, dtype))
+        inputs, arguments = make_case(77, index)
+        with np.errstate(all="ignore"):
+            found.append(profile_head(inputs, **arguments))
+    for zeros, nans in zip(*found, strict=True):
+        np.testing.assert_array_equal(zeros.key_level_channels, nans.key_level_channels, zeros.rule)
+        np.testing.assert_array_equal(zeros.value_level_tokens, nans.value_level_tokens, zeros.rule)
+        np.testing.assert_array_equal(zeros.output_bound, nans.output_bound, zeros.rule)
