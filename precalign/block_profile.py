@@ -36,7 +36,8 @@ def _shared_figures(block: Block, exact_probs: NDArray[np.float64], full_probs: 
     n_tiles = block.padded_len // TILE
     query_exponents = np.ascontiguousarray(inputs.query_exponents[:, steps.queries])
     add_key_waste(key_waste, query_exponents, inputs.key_exponent_tiles[:n_tiles], *block.window)
-    add_value_waste(value_waste, full_probs, inputs.value_exponent_tiles[:n_tiles], *block.window)
+    values = inputs.value_exponent_tiles[:n_tiles], inputs.value_exponent_rows
+    add_value_waste(value_waste, full_probs, *values, *block.window)
     mass, seen = token_sums(exact_probs, *block.window, seq_len)
     return {
         "levels": block.layout.levels,
