@@ -5,6 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
+import gmpy2
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -19,7 +20,7 @@ from precalign.profile import profile_head
 from precalign.rules import Rule, get_rule
 from precalign.rules.certified import Certified
 from precalign.rules.static import Static
-from precalign.yardstick import water_fill
+from precalign.yardstick import _log2, water_fill
 
 DEMO = Path(__file__).resolve().parents[2] / "analysis/demo/novel.safetensors"
 HELD = 1 - 2.0**-22
@@ -247,6 +248,17 @@ def test_water_filling_against_its_dual():
         least = dual(weights, costs.astype(float), error, 16)
         # A sixteenth of a binade, and the step when a number becomes whole, of those numbers that share a bucket with the threshold.
         assert least - 0.02 * (1 + least) <= found <= least + costs.max() * 1.5
+
+
+def test_logarithms_of_the_yardstick():
+    rng = np.random.default_rng(6)
+    edges = np.outer([1, 1 - 2.0**-53, 1 + 2.0**-52, 2**0.5, 2**-0.5], 2.0 ** np.arange(-149, 351)).ravel()
+    for x in np.concatenate([edges, 2.0 ** rng.uniform(-149, 350, 5000)]):
+        with gmpy2.context(precision=120):
+            exact = gmpy2.log2(gmpy2.mpfr(float(x)))
+            assert abs(gmpy2.mpfr(float(_log2(float(x)))) - exact) <= max(
+                2.0**-53, 2 * float(np.spacing(abs(float(exact))))
+            )
 
 
 @pytest.mark.parametrize("index", range(6))
