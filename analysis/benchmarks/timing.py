@@ -136,7 +136,7 @@ def interleave(
     contenders: Mapping[str, Callable[[], object]],
     repeats: int,
     at_most_s: float | None = None,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float] | None = None,
 ) -> dict[str, list[float]]:
     """Run every contender once per round, after one round of warming up.
 
@@ -148,14 +148,15 @@ def interleave(
         Rounds.
     at_most_s : float, optional
         Seconds after which a contender that has run twice sits out the rest, so that a slow one does not make all wait.
-    clock : callable
-        `time.process_time` where everything runs in one thread: other users of the machine then disturb less.
+    clock : callable, optional
+        `time.perf_counter` if not given; `time.process_time` where everything runs in one thread: other users of the machine then disturb less.
 
     Returns
     -------
     dict[str, list[float]]
         Seconds of each round. Interleaving spreads a slow moment of the machine over all contenders.
     """
+    clock = time.perf_counter if clock is None else clock
     for run in contenders.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
