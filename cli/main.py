@@ -10,6 +10,7 @@ import click
 
 from precalign import __version__, compiling
 from precalign.errors import PrecalignError
+from precalign.heap import keep_freed_memory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,6 +99,7 @@ class LazyGroup(click.Group):
         entry = COMMANDS.get(cmd_name)
         if entry is None:
             return None
+        keep_freed_memory()
         command: click.Command = importlib.import_module(entry.module).command
         return command
 

@@ -38,6 +38,18 @@ def _padded(array: NDArray[Any], axis: int, multiple: int) -> NDArray[Any]:
     return np.pad(array, widths)
 
 
+def _tiled(array: NDArray[Any]) -> NDArray[Any]:
+    """Return (seq_len, head_dim) as (n_tiles, head_dim, TILE)."""
+    padded = _padded(array, 0, TILE)
+    return np.ascontiguousarray(padded.reshape(-1, TILE, array.shape[1]).transpose(0, 2, 1))
+
+
+def _powers(exponents: NDArray[np.signedinteger]) -> NDArray[np.float32]:
+    sizes = aligned_empty(exponents.shape, np.float32)
+    sizes[:] = np.ldexp(np.float32(1), exponents.astype(np.int32))
+    return sizes
+
+
 def _wide(array: NDArray[Any]) -> NDArray[np.float64]:
     wide = aligned_empty(array.shape, np.float64)
     wide[:] = array
@@ -68,6 +80,14 @@ class Reads:
         """Return what stands beside the planes of a rebased layout."""
         return None if self.escaped is None else Beside.of(self.escaped["keys"], self.escaped["values"])
 
+    @cached_property
+    def value_norms(self) -> NDArray[np.float32]:
+        """Return |2^E(v_t)| / head_dim, in 2-norm over channels, (seq_len,)."""
+        exponents = self.inputs.value_exponents
+        norms = np.sqrt((4.0 ** exponents.astype(np.float64)).sum(axis=1)) / exponents.shape[1]
+        below: NDArray[np.float32] = np.minimum(norms, np.finfo(np.float32).max).astype(np.float32)
+        return below
+
     def peek(self, tokens: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Return what the first level of tokens' values gives, (*tokens.shape, head_dim)."""
         escaped = None if self.escaped is None else self.escaped["values"][tokens]
@@ -96,12 +116,8 @@ class Reads:
     def keys(self, chunk: slice) -> tuple[NDArray[Any], ...]:
         """Return (n_tiles, n_rows, head_dim, TILE), and the same with one row."""
 
-        def tiled(keys: NDArray[Any]) -> NDArray[Any]:
-            padded = _padded(keys, 0, TILE)
-            return np.ascontiguousarray(padded.reshape(-1, TILE, keys.shape[1]).transpose(0, 2, 1))
-
         def arrange() -> NDArray[np.float32]:
-            by_level = self._levels_of("keys", chunk, tiled)
+            by_level = self._levels_of("keys", chunk, _tiled)
             rows = aligned_empty((by_level.shape[1], len(by_level), *by_level.shape[2:]), np.float32)
             rows[:] = by_level.swapaxes(0, 1)
             return rows
@@ -112,12 +128,28 @@ class Reads:
         """Return 2^E(k_td), (n_tiles, 1, head_dim, TILE)."""
 
         def arrange() -> NDArray[np.float32]:
-            tiles = self.inputs.key_exponent_tiles[chunk.start // TILE : -(-chunk.stop // TILE), None]
-            sizes = aligned_empty(tiles.shape, np.float32)
-            sizes[:] = np.ldexp(np.float32(1), tiles.astype(np.int32))
-            return sizes
+            return _powers(self.inputs.key_exponent_tiles[chunk.start // TILE : -(-chunk.stop // TILE), None])
 
         return self._keep("key_sizes", chunk, arrange)[0]
+
+    def key_size_rows(self, chunk: slice) -> NDArray[np.float32]:
+        """Return 2^E(k_td), (1, n_tokens, padded_dim)."""
+
+        def arrange() -> NDArray[np.float32]:
+            return _powers(_padded(self.inputs.key_exponents[chunk], 1, DIM_MULTIPLE)[None])
+
+        return self._keep("key_size_rows", chunk, arrange)[0]
+
+    def value_tiles(self, chunk: slice) -> NDArray[np.float32]:
+        """Return the full read of values, (n_tiles, 1, head_dim, TILE)."""
+
+        def arrange() -> NDArray[np.float32]:
+            tiles = _tiled(self.values(chunk)[0][-1])[:, None, : self.inputs.values.shape[1]]
+            rows = aligned_empty(tiles.shape, np.float32)
+            rows[:] = tiles
+            return rows
+
+        return self._keep("value_tiles", chunk, arrange)[0]
 
     def values(self, chunk: slice) -> tuple[NDArray[Any], ...]:
         """Return (n_rows, n_tokens, padded_dim), and the same with one row."""
@@ -143,10 +175,13 @@ class Block:
         self.full_value_levels = np.full((self.n_steps, self.padded_len), full, np.uint8)
 
     def chunks(self) -> Iterator[tuple[int, slice]]:
-        """Yield the chunks that cover the sequence, each with its first token: whole splits."""
+        """Yield the chunks that cover what the steps see, each with its first token: whole splits.
+
+        A chunk may go beyond the last token seen, so that all blocks of a head have the same ones.
+        """
         size = -(-CHUNK_TOKENS // self.split_tokens) * self.split_tokens
         for token0 in range(0, self.seq_len, size):
-            yield token0, slice(token0, min(self.seq_len, token0 + size))
+            yield token0, slice(token0, min(len(self.inputs.keys), token0 + size))
 
     def scores(self, levels: Sequence[NDArray[np.uint8]]) -> tuple[list[NDArray[np.float32]], NDArray[np.float64]]:
         """Return the scores for each array of key levels, and in binary64."""
@@ -196,7 +231,8 @@ class Block:
                 uniform = choice is self.full_value_levels
                 add_outputs(rows, self.row_of_level, choice, p, *place, uniform, out)
             add_outputs(wide, last_row, self.full_value_levels, exact, *place, True, wide_out)  # noqa: FBT003
-        return [out[..., : self.head_dim] for out in reduced], wide_out[..., : self.head_dim]
+        cut = [np.ascontiguousarray(out[..., : self.head_dim]) for out in (*reduced, wide_out)]
+        return cut[:-1], cut[-1]
 
     def key_view(self, previous: Attempt | None = None) -> KeyView:
         """Return what rules may know of the keys."""

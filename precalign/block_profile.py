@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from precalign.block import Block
-from precalign.counts import count_levels, token_sums
+from precalign.counts import token_sums
 from precalign.decode.codes import round_to_format
-from precalign.decode.errors import relative_error, total_variation
+from precalign.decode.errors import output_errors, total_variation
 from precalign.decode.scores import TILE
 from precalign.profile import HeadProfile
 from precalign.reading import read_block, settle
@@ -36,7 +36,8 @@ def _shared_figures(block: Block, exact_probs: NDArray[np.float64], full_probs: 
     n_tiles = block.padded_len // TILE
     query_exponents = np.ascontiguousarray(inputs.query_exponents[:, steps.queries])
     add_key_waste(key_waste, query_exponents, inputs.key_exponent_tiles[:n_tiles], *block.window)
-    add_value_waste(value_waste, full_probs, inputs.value_exponent_tiles[:n_tiles], *block.window)
+    values = inputs.value_exponent_tiles[:n_tiles], inputs.value_exponent_rows
+    add_value_waste(value_waste, full_probs, *values, *block.window)
     mass, seen = token_sums(exact_probs, *block.window, seq_len)
     return {
         "levels": block.layout.levels,
@@ -63,13 +64,14 @@ def profile_block(reads: Reads, steps: Steps, rules: Sequence[Rule], split_token
     full, exact, full_out, exact_out = done.full_probs, done.exact_probs, done.full_outputs, done.exact_outputs
 
     shared = _shared_figures(block, exact, full)
-    shared["full_read_error_vs_exact"] = relative_error(full_out, exact_out).T
-    shared["rounding_error"] = relative_error(round_to_format(exact_out, inputs.outside_format), exact_out).T
+    shared["full_read_error_vs_exact"] = output_errors(full_out, exact_out)[0].T
+    shared["rounding_error"] = output_errors(round_to_format(exact_out, inputs.outside_format), exact_out)[0].T
     levels = [(reading.key_levels, reading.value_levels) for reading in done.readings]
     least_bits = optimal_bits(block, full, full_out, levels)
     profiles = []
     for rule, reading, least in zip(rules, done.readings, least_bits, strict=True):
         probs, out, bounds = reading.probs, reading.outputs, reading.bounds
+        relative, largest = output_errors(out, exact_out)
         profiles.append(
             HeadProfile(
                 **shared,
@@ -79,9 +81,9 @@ def profile_block(reads: Reads, steps: Steps, rules: Sequence[Rule], split_token
                 score_error_max_vs_exact=reading.score_errors[1].T,
                 prob_tv_vs_full=total_variation(probs, full, *block.window).T,
                 prob_tv_vs_exact=total_variation(probs, exact, *block.window).T,
-                output_error_vs_full=relative_error(out, full_out).T,
-                output_error_vs_exact=relative_error(out, exact_out).T,
-                output_max_error_vs_exact=np.abs(out - exact_out).max(axis=-1).T,
+                output_error_vs_full=output_errors(out, full_out)[0].T,
+                output_error_vs_exact=relative.T,
+                output_max_error_vs_exact=largest.T,
                 score_bound=bounds.scores.T,
                 output_max_bound=bounds.output_max.T,
                 output_bound=bounds.output_relative.T,
@@ -92,16 +94,13 @@ def profile_block(reads: Reads, steps: Steps, rules: Sequence[Rule], split_token
 
 def _level_figures(block: Block, rule: Rule, reading: Reading) -> dict[str, Any]:
     """Return what a rule reads: counts by level, and the traffic."""
-    n_levels = len(block.layout.levels)
-    by_level = reading.key_levels[:, :, None] == np.arange(n_levels, dtype=np.uint8)
-    _, token_steps = count_levels(reading.value_levels, *block.window, n_levels, len(block.inputs.keys))
-    key_channels, value_tokens = reading.level_counts(block)
+    counts = reading.counts(block)
     return {
         "rule": str(rule),
-        "key_level_channels": key_channels,
-        "value_level_tokens": value_tokens,
-        "key_channel_level_steps": by_level.sum(axis=0, dtype=np.int64),
-        "value_token_level_steps": token_steps,
+        "key_level_channels": counts.channels,
+        "value_level_tokens": counts.tokens,
+        "key_channel_level_steps": counts.channel_steps,
+        "value_token_level_steps": counts.token_steps,
         "traffic": reading.traffic,
         "attempts": reading.attempts,
     }

@@ -36,11 +36,19 @@ def window_max(exponents: Array, first: Array, visible: Array) -> Array:
 def count_levels(levels: Array, first: Array, visible: Array, n_levels: int, seq_len: int) -> tuple[Array, Array]:
     """Count the visible levels of (n_steps, >= visible): by step (n_steps, n_levels) and by token (seq_len, n_levels)."""
     by_step = np.zeros((len(first), n_levels), np.int64)
-    by_token = np.zeros((seq_len, n_levels), np.int64)
+    by_level = np.zeros((n_levels, seq_len), np.int32)
     for step in range(len(first)):
-        for t in range(first[step], visible[step]):
-            by_step[step, levels[step, t]] += 1
-            by_token[t, levels[step, t]] += 1
+        seen = levels[step, first[step] : visible[step]]
+        for level in range(n_levels):
+            row, total = by_level[level, first[step] : visible[step]], np.int32(0)
+            for t in range(len(seen)):
+                same = np.int32(seen[t] == level)
+                row[t] += same
+                total += same
+            by_step[step, level] = total
+    by_token = np.empty((seq_len, n_levels), np.int64)
+    for level in range(n_levels):
+        by_token[:, level] = by_level[level]
     return by_step, by_token
 
 

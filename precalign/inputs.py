@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from precalign.decode.codes import all_finite, exponent_dtype, exponents
 from precalign.errors import InputError
-from precalign.waste import exponent_tiles
+from precalign.waste import exponent_rows, exponent_tiles
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,6 +97,11 @@ class HeadInputs:
     def value_exponent_tiles(self) -> NDArray[np.signedinteger]:
         """E(v_tc), (n_tiles, head_dim, 64)."""
         return exponent_tiles(self.value_exponents)
+
+    @cached_property
+    def value_exponent_rows(self) -> NDArray[np.signedinteger]:
+        """E(v_tc), (seq_len, head_dim padded to a multiple of 64)."""
+        return exponent_rows(self.value_exponents)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,32 @@ if TYPE_CHECKING:
     from precalign.rules import Rule
 
 
+@dataclass(frozen=True)
+class LevelCounts:
+    """How much is read at each level.
+
+    Attributes
+    ----------
+    channels, tokens : ndarray[int64], (n_steps, n_levels)
+        Key channels, and visible tokens' values.
+    channel_steps, token_steps : ndarray[int64], (head_dim, n_levels) and (seq_len, n_levels)
+        Steps that read the channel, or see the token and read it, at the level.
+    """
+
+    channels: NDArray[np.int64]
+    channel_steps: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    token_steps: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, block: Block, key_levels: NDArray[np.uint8], value_levels: NDArray[np.uint8]) -> LevelCounts:
+        """Count levels of keys (n_steps, head_dim) and of values (n_steps, padded_len)."""
+        n_levels, all_channels = len(block.layout.levels), np.full(block.n_steps, block.head_dim)
+        channels = count_levels(key_levels, np.zeros_like(all_channels), all_channels, n_levels, block.head_dim)
+        tokens = count_levels(value_levels, *block.window, n_levels, len(block.inputs.keys))
+        return cls(*channels, *tokens)
+
+
 @dataclass
 class Reading:
     """What one rule makes of a block; `group` and `n_steps` lead.
@@ -49,6 +75,7 @@ class Reading:
     score_errors: tuple[NDArray[np.float64], NDArray[np.float64]]
     bounds: Bounds
     traffic: StepTraffic
+    _counts: LevelCounts | None = None
     attempts: NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -59,13 +86,17 @@ class Reading:
         norms = np.sqrt((self.outputs.astype(np.float64) ** 2).sum(axis=-1))
         return Attempt(number, self.key_levels, self.value_levels, norms, self.bounds)
 
-    def level_counts(self, block: Block) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return channels and tokens at each level, (n_steps, n_levels)."""
-        return _level_counts(block, self.key_levels, self.value_levels)
+    def counts(self, block: Block) -> LevelCounts:
+        """Return what is read at each level."""
+        if self._counts is None:
+            self._counts = LevelCounts.of(block, self.key_levels, self.value_levels)
+        return self._counts
 
     def put(self, steps: NDArray[np.int64], other: Reading) -> None:
         """Take the steps of a later attempt, and add what this one has moved for them."""
         self.traffic = _with_lost(self, steps, other)
+        self._counts = None
+        self.probs = self.probs.copy()  # rules that read keys alike share them
         width = other.value_levels.shape[1]
         self.key_levels[steps], self.value_levels[steps, :width] = other.key_levels, other.value_levels
         self.probs[:, steps, :width], self.outputs[:, steps] = other.probs, other.outputs
@@ -110,20 +141,12 @@ def _with_lost(reading: Reading, steps: NDArray[np.int64], later: Reading) -> St
     return StepTraffic(**columns)
 
 
-def _level_counts(
-    block: Block, key_levels: NDArray[np.uint8], value_levels: NDArray[np.uint8]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    n_levels = len(block.layout.levels)
-    channels = (key_levels[:, :, None] == np.arange(n_levels, dtype=np.uint8)).sum(axis=1, dtype=np.int64)
-    tokens, _ = count_levels(value_levels, *block.window, n_levels, len(block.inputs.keys))
-    return channels, tokens
-
-
 def _traffic(
     block: Block,
     rule: Rule,
     key_levels: NDArray[np.uint8],
     value_levels: NDArray[np.uint8],
+    counts: LevelCounts,
     prepass: NDArray[np.int32] | None,
 ) -> StepTraffic:
     return step_traffic(
@@ -131,7 +154,8 @@ def _traffic(
         rule.metadata,
         key_levels,
         value_levels,
-        *_level_counts(block, key_levels, value_levels),
+        counts.channels,
+        counts.tokens,
         prepass,
         block.group,
         *block.window,
@@ -153,32 +177,57 @@ def read_block(block: Block, rules: Sequence[Rule], previous: Attempt | None = N
     """
     key_view = block.key_view(previous)
     key_levels = [rule.key_levels(key_view) for rule in rules]
-    (full, *reduced), exact = block.scores([block.full_key_levels, *key_levels])
-    score_errors = [
-        (largest_difference(s, full, *block.window), largest_difference(s, exact, *block.window)) for s in reduced
-    ]
-    log_errors = score_bounds(block, key_levels, reduced)
-    kept = [s.copy() if rule.reads_scores else None for rule, s in zip(rules, reduced, strict=True)]
-    for s in (full, *reduced):
+    distinct, which = _distinct([block.full_key_levels, *key_levels])
+    scored, exact = block.scores(distinct)
+    full, used = scored[0], sorted(set(which[1:]))
+    score_errors = {
+        i: (largest_difference(scored[i], full, *block.window), largest_difference(scored[i], exact, *block.window))
+        for i in used
+    }
+    log_errors = dict(
+        zip(used, score_bounds(block, [distinct[i] for i in used], [scored[i] for i in used]), strict=True)
+    )
+    kept = {i: scored[i].copy() for rule, i in zip(rules, which[1:], strict=True) if rule.reads_scores}
+    for s in scored:
         block.softmax(s)
     softmax_binary64(exact, *block.window)
 
     value_max = window_max(block.inputs.value_exponents, *block.window)
-    known = zip(reduced, key_levels, log_errors, kept, strict=True)
     views = [
-        block.value_view(p, value_max, s, KeyReading(key_view, levels, errors)) for p, levels, (_, errors), s in known
+        block.value_view(
+            scored[i],
+            value_max,
+            kept[i] if rule.reads_scores else None,
+            KeyReading(key_view, levels, log_errors[i][1]),
+        )
+        for rule, i, levels in zip(rules, which[1:], key_levels, strict=True)
     ]
     prepasses = [rule.prepass_tokens(view) for rule, view in zip(rules, views, strict=True)]
     decisions = zip(rules, views, prepasses, strict=True)
     value_levels = [rule.value_levels(view, prepass) for rule, view, prepass in decisions]
-    (full_out, *outs), exact_out = block.outputs([full, *reduced], [block.full_value_levels, *value_levels], exact)
-    bounds = output_bounds(block, reduced, log_errors, value_levels, outs)
+    probs = [scored[i] for i in which]
+    (full_out, *outs), exact_out = block.outputs(probs, [block.full_value_levels, *value_levels], exact)
+    bounds = output_bounds(block, scored, log_errors, which[1:], value_levels, outs)
     readings = []
-    for i, rule in enumerate(rules):
-        levels = key_levels[i], value_levels[i]
-        traffic = _traffic(block, rule, *levels, prepasses[i])
-        readings.append(Reading(*levels, reduced[i], outs[i], score_errors[i], bounds[i], traffic))
+    for n, rule in enumerate(rules):
+        levels = key_levels[n], value_levels[n]
+        counts = LevelCounts.of(block, *levels)
+        traffic = _traffic(block, rule, *levels, counts, prepasses[n])
+        errors = tuple(error.copy() for error in score_errors[which[n + 1]])
+        readings.append(Reading(*levels, probs[n + 1], outs[n], errors, bounds[n], traffic, counts))
     return BlockReadings(readings, full, exact, full_out, exact_out)
+
+
+def _distinct(levels: Sequence[NDArray[np.uint8]]) -> tuple[list[NDArray[np.uint8]], list[int]]:
+    """Return the different ones among arrays of levels, and which of them each is: rules that read keys alike share scores and bounds."""
+    found: list[NDArray[np.uint8]] = []
+    which = []
+    for rows in levels:
+        place = next((i for i, other in enumerate(found) if np.array_equal(rows, other)), len(found))
+        if place == len(found):
+            found.append(rows)
+        which.append(place)
+    return found, which
 
 
 def settle(block: Block, rule: Rule, reading: Reading) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from precalign.jit import inline, kernel
-from precalign.waste_kernels import TILE, count_waste, largest_by_token, largest_in_channel
+from precalign.waste_kernels import TILE, count_waste, largest_by_channel, largest_by_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -205,6 +205,7 @@ def _key_waste(
 @kernel
 def _value_waste(
     tiles: Array,
+    rows: Array,
     probs: Array,
     first: Array,
     visible: Array,
@@ -220,7 +221,7 @@ def _value_waste(
     n_tiles, n_channels, _ = tiles.shape
     prob_exponents = np.empty(n_tiles * TILE, tiles.dtype)
     by_token = np.empty((n_tiles, n_steps, group, TILE), tiles.dtype)
-    references = np.empty((group, n_steps, n_channels), tiles.dtype)
+    references, largest = np.empty((group, n_steps, n_channels), tiles.dtype), np.empty(TILE, tiles.dtype)
     low, high = np.empty_like(first), np.empty_like(first)
     for step in range(n_steps):
         begin, end = first[step] // TILE, (visible[step] - 1) // TILE + 1
@@ -233,10 +234,12 @@ def _value_waste(
             for tile in range(begin, end):
                 for i in range(TILE):
                     by_token[tile, step, head, i] = -prob_exponents[tile * TILE + i]
-            for c in range(n_channels):
-                base = (begin * n_channels + c) * TILE
-                largest = largest_in_channel(tiles, base, n_channels * TILE, prob_exponents, begin * TILE, end - begin)
-                references[head, step, c] = -largest
+            for channel0 in range(0, n_channels, TILE):
+                base = first[step] * rows.shape[1] + channel0
+                n = visible[step] - first[step]
+                largest_by_channel(rows, base, rows.shape[1], prob_exponents, first[step], n, largest)
+                for c in range(min(TILE, n_channels - channel0)):
+                    references[head, step, channel0 + c] = -largest[c]
     for tile in range(n_tiles):
         for step in range(n_steps):
             low[step] = max(first[step] - tile * TILE, 0)
@@ -253,6 +256,11 @@ def exponent_tiles(exponents: NDArray[np.signedinteger]) -> NDArray[np.signedint
     padded = np.zeros((-(-seq_len // TILE) * TILE, head_dim), exponents.dtype)
     padded[:seq_len] = exponents
     return np.ascontiguousarray(padded.reshape(-1, TILE, head_dim).transpose(0, 2, 1))
+
+
+def exponent_rows(exponents: NDArray[np.signedinteger]) -> NDArray[np.signedinteger]:
+    """Return exponents (seq_len, head_dim) with zeros up to a multiple of 64 channels."""
+    return np.ascontiguousarray(np.pad(exponents, ((0, 0), (0, -exponents.shape[1] % TILE))))
 
 
 def add_key_waste(
@@ -281,6 +289,7 @@ def add_value_waste(
     waste: Waste,
     probs: NDArray[np.float32],
     value_tiles: NDArray[np.signedinteger],
+    value_rows: NDArray[np.signedinteger],
     first: NDArray[np.int64],
     visible: NDArray[np.int64],
 ) -> None:
@@ -294,12 +303,14 @@ def add_value_waste(
         Of the full read.
     value_tiles : ndarray[int8 or int16], (n_tiles, head_dim, TILE)
         From `exponent_tiles`; tiles up to the last token seen.
+    value_rows : ndarray of the same type, (seq_len, padded_dim)
+        From `exponent_rows`.
     first, visible : ndarray[int64], (n_steps,)
         A step sees tokens [first, visible).
     """
     size = value_tiles.itemsize
     extremes = LEAST_PROB_EXPONENT[size], UNSEEN_EXPONENT[size]
-    _add(waste, _value_waste, value_tiles, probs, first, visible, *extremes)
+    _add(waste, _value_waste, value_tiles, value_rows, probs, first, visible, *extremes)
 
 
 def _add(waste: Waste, count: Callable[..., None], tiles: NDArray[np.signedinteger], *arguments: Array) -> None:

@@ -57,30 +57,36 @@ def _largest_by_token(
 
 
 @intrinsic
-def _largest_in_channel(
-    _typing_context: Array, exponents: Array, base: Array, stride: Array, tokens: Array, token_base: Array, n: Array
+def _largest_by_channel(
+    _typing_context: Array,
+    exponents: Array,
+    base: Array,
+    stride: Array,
+    tokens: Array,
+    token_base: Array,
+    n: Array,
+    out: Array,
 ) -> Array:
     del base, stride, token_base, n
-    kinds = [exponents, types.int64, types.int64, tokens, types.int64, types.int64]
+    kinds = [exponents, types.int64, types.int64, tokens, types.int64, types.int64, out]
 
     def generate(context: Array, builder: Array, signature: Array, arguments: Array) -> Array:
         emit = Emitter(context, builder, signature.args, arguments, exponents.dtype)
-        rows, base, stride, tokens, token_base, n = emit.values
+        rows, base, stride, tokens, token_base, n, out = emit.values
         vectors = range(TILE // emit.lanes)
 
         def term(at: Array, held: Sequence[Array]) -> list[Array]:
             row = builder.add(base, builder.mul(at, stride))
-            token = builder.add(token_base, builder.mul(at, number(TILE)))
-            sums = [builder.add(emit.load(rows, row, v), emit.load(tokens, token, v)) for v in vectors]
+            token = emit.splat(emit.element(tokens, builder.add(token_base, at)))
+            sums = [builder.add(emit.load(rows, row, v), token) for v in vectors]
             return [emit.call("llvm.smax", *pair) for pair in zip(sums, held, strict=True)]
 
         least = emit.constant(-(1 << (8 * emit.element_bytes - 1)))
-        largest, *others = emit.fold(n, [least for _ in vectors], term)
-        for other in others:
-            largest = emit.call("llvm.smax", largest, other)
-        return emit.call("llvm.vector.reduce.smax", largest, result=emit.element_type)
+        for v, largest in enumerate(emit.fold(n, [least for _ in vectors], term)):
+            emit.store(largest, out, number(0), v)
+        return context.get_dummy_value()
 
-    return exponents.dtype(*kinds), generate
+    return types.void(*kinds), generate
 
 
 @intrinsic(prefer_literal=True)
@@ -165,9 +171,9 @@ largest_by_token = cast("Callable[..., None]", _largest_by_token)
 """largest_by_token(exponents, base, scalars, scalar_base, n, out, out_base): out[out_base + lane] over the 64 lanes of a tile =
 max over i < n of exponents[base + 64 i + lane] + scalars[scalar_base + i]. Arrays are of one integer type, indexed flat."""
 
-largest_in_channel = cast("Callable[..., Array]", _largest_in_channel)
-"""largest_in_channel(exponents, base, stride, tokens, token_base, n): max over tiles i < n and lanes of
-exponents[base + stride i + lane] + tokens[token_base + 64 i + lane]."""
+largest_by_channel = cast("Callable[..., None]", _largest_by_channel)
+"""largest_by_channel(exponents, base, stride, tokens, token_base, n, out): out[lane] over 64 channels side by side = max over tokens i < n of
+exponents[base + stride i + lane] + tokens[token_base + i]."""
 
 count_waste = cast("Callable[..., None]", _count_waste)
 """count_waste(precision_bits, exponents, base, n, by_token, by_channel, channel_base, stride, group, seen, channels, counters, tokens)

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from precalign.bounds.scores import half_widths
-from precalign.jit import Array, inline, kernel, reinterpret
+from precalign.decode.output import add_outputs
+from precalign.decode.scores import squared_distances
+from precalign.jit import Array, fma, inline, kernel, reinterpret
+from precalign.memory import aligned_empty
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,79 +26,136 @@ if TYPE_CHECKING:
     from precalign.block import Block
 
 LN2 = float.fromhex("0x1.62e42fefa39efp-1")
-ROUNDS = 64
+PARTS = 16
+BUCKETS, SHIFT = 512 * PARTS, 48
+"""Buckets of ratios, a sixteenth of a binade each: the leading bits of a binary64."""
+LEAST, MOST = 2.0**-149, 2.0**350
+"""Ratios that have buckets: what binary32 holds, and weights of keys beyond that."""
 LANES = 16
-BUCKETS, SHIFT = 4096, np.int32(19)
-"""Buckets of weights, a sixteenth of a binade each: the leading bits of a binary32."""
-
-
+FIRST = (1023 - 150) * PARTS
+SQRT_HALF = float.fromhex("0x1.6a09e667f3bcdp-1")
 LARGEST = float(np.finfo(np.float32).max)
+L1, L3, L5, L7, L9, L11, L13, L15, L17, L19 = (2 / LN2 / n for n in range(1, 20, 2))
 
 
 @inline
-def _water(theta: float, ratios: Array, sums: Array, total_bits: int) -> tuple[Array, Array]:
-    """Return the error and the bits where a number pays `theta` of error per bit.
+def _log2(x: float) -> Array:
+    """Return log2 of a normal binary64 number, within 2 ulp or 2^-53: 2 / ln 2 artanh((m - 1) / (m + 1)) with m in [sqrt(1/2), sqrt(2))."""
+    binades = (reinterpret(x) - reinterpret(SQRT_HALF)) >> 52
+    m = reinterpret(reinterpret(x) - (binades << 52))
+    s = (m - 1) / (m + 1)
+    z = s * s
+    y = fma(L19, z, L17)
+    y = fma(y, z, L15)
+    y = fma(y, z, L13)
+    y = fma(y, z, L11)
+    y = fma(y, z, L9)
+    y = fma(y, z, L7)
+    y = fma(y, z, L5)
+    y = fma(y, z, L3)
+    y = fma(y, z, L1)
+    return y * s + np.float64(binades)
 
-    `ratios` and `sums` are one row of those of `water_fill`.
+
+@inline
+def _whole(ratio: float, total_bits: int) -> Array:
+    """Return the error per bit from which on a number is not read whole."""
+    return ratio * LN2 * 2.0 ** -(total_bits - 1 - 1 / LN2)
+
+
+@inline
+def _error(theta: float, none: int, most: int, sums: Array) -> Array:
+    """Return the error where a number pays `theta` of error per bit: `none` have no bit, from `most` on all are whole."""
+    return 2 * sums[0, none] + theta / LN2 * (sums[1, most] - sums[1, none])
+
+
+@inline
+def _bits(theta: float, none: int, most: int, n: int, sums: Array, total_bits: int) -> Array:
+    """Return the bits for that error."""
+    in_part = sums[1, most] - sums[1, none]
+    bits = sums[2, most] - sums[2, none] + (1 - np.log2(theta / LN2)) * in_part
+    return bits + total_bits * (sums[1, n] - sums[1, most])
+
+
+@inline
+def _turns(n: int, ratios: Array, total_bits: int, none: Array) -> None:
+    """Write how many numbers have no bit left where each begins to be read in part."""
+    have_none = 0
+    for most in range(n):
+        theta = _whole(ratios[most], total_bits)
+        while have_none < n and 2 * LN2 * ratios[have_none] <= theta:
+            have_none += 1
+        none[most] = have_none
+
+
+@inline
+def _least_bits(n: int, ratios: Array, sums: Array, none: Array, error: float, total_bits: int) -> Array:
+    """Return the least bits with at most the error; every ratio is positive.
+
+    As `theta` grows, numbers go from whole to part, where the error jumps, and from part to none, where it bends.
     """
-    none = np.searchsorted(ratios, theta / (2 * LN2), side="right")
-    most = max(np.searchsorted(ratios, theta / LN2 * 2.0 ** (total_bits - 1 - 1 / LN2), side="right"), none)
-    error = 2 * sums[0, none] + theta / LN2 * (sums[1, most] - sums[1, none])
-    n = len(ratios)
-    bits = sums[2, most] - sums[2, none] + (1 - np.log2(theta / LN2)) * (sums[1, most] - sums[1, none])
-    return error, bits + total_bits * (sums[1, n] - sums[1, most])
-
-
-@inline
-def _least_bits(ratios: Array, sums: Array, error: float, total_bits: int) -> Array:
-    """Return the least bits with at most the error; every ratio is positive."""
-    n = len(ratios)
-    everything = total_bits * sums[1, n]
     if n == 0 or not error > 0:
-        return everything
-    # At `low` every number is whole, at `high` none has a bit.
-    low, high = ratios[0] * LN2 * 2.0 ** -(total_bits + 1), ratios[n - 1] * 4 * LN2
-    few, many = (0.0, everything), _water(high, ratios, sums, total_bits)
-    if error >= many[0]:
+        return total_bits * sums[1, n]
+    if error >= 2 * sums[0, n]:
         return 0.0
-    for _ in range(ROUNDS):
-        middle = np.sqrt(low * high)
-        found = _water(middle, ratios, sums, total_bits)
-        if found[0] <= error:
-            low, few = middle, found
+    # `most` numbers are not whole: the error just after the jump of the last of them is at most `error`.
+    most, beyond = 0, n + 1
+    while beyond - most > 1:
+        middle = (most + beyond) // 2
+        if _error(_whole(ratios[middle - 1], total_bits), none[middle - 1], middle, sums) <= error:
+            most = middle
         else:
-            high, many = middle, found
-    # Where numbers of one ratio leave the whole code together, some of them do.
-    part = (error - few[0]) / max(many[0] - few[0], 1e-300)
-    return few[1] + part * (many[1] - few[1])
+            beyond = middle
+    if most < n:
+        theta, gone = _whole(ratios[most], total_bits), none[most]
+        low = _error(theta, gone, most, sums) if most else 0.0
+        if low <= error:  # where numbers of one ratio leave the whole code together, some of them do
+            few = _bits(theta, gone, most, n, sums, total_bits)
+            many = _bits(theta, gone, most + 1, n, sums, total_bits)
+            part = (error - low) / max(_error(theta, gone, most + 1, sums) - low, 1e-300)
+            return few + part * (many - few)
+    gone, beyond = none[most - 1], (none[most] if most < n else n) + 1
+    while beyond - gone > 1:
+        middle = (gone + beyond) // 2
+        if _error(2 * LN2 * ratios[middle - 1], middle, most, sums) <= error:
+            gone = middle
+        else:
+            beyond = middle
+    theta = (error - 2 * sums[0, gone]) * LN2 / (sums[1, most] - sums[1, gone])
+    return _bits(theta, gone, most, n, sums, total_bits)
 
 
 @inline
-def _add(weight: float, cost: float, sums: Array) -> None:
-    ratio = np.float32(weight / cost)
-    if ratio > 0:
-        place = (reinterpret(ratio) >> SHIFT) + 1
-        sums[0, place] += weight
-        sums[1, place] += cost
-        sums[2, place] += cost * np.log2(weight / cost)
+def _add(ratios: Array, logarithms: Array, cost: float, buckets: Array, ends: Array) -> None:
+    """Add numbers of one cost to their buckets: weights, costs, and costs times logarithms of ratios; widen the range of buckets in use."""
+    low, high = ends[0], ends[1]
+    for i in range(len(ratios)):
+        if ratios[i] >= LEAST:
+            place = (reinterpret(ratios[i]) >> SHIFT) - FIRST
+            low, high = min(low, place), max(high, place)
+            buckets[place, 0] += cost * ratios[i]
+            buckets[place, 1] += cost
+            buckets[place, 2] += cost * logarithms[i]
+    ends[0], ends[1] = low, high
 
 
 @inline
-def _run(sums: Array, ratios: Array) -> int:
-    """Turn sums by bucket into running sums over the buckets that hold something, and write their mean ratios; return how many."""
+def _run(buckets: Array, ends: Array, sums: Array, ratios: Array) -> int:
+    """Turn buckets into running sums over those that hold something, and write their mean ratios; return how many. The buckets are emptied."""
     n = 0
-    for place in range(1, BUCKETS + 1):
-        if sums[1, place] > 0:
+    for place in range(ends[0], ends[1] + 1):
+        if buckets[place, 1] > 0:
+            ratios[n] = buckets[place, 0] / buckets[place, 1]
             n += 1
-            ratios[n - 1] = sums[0, place] / sums[1, place]
             for i in range(3):
-                sums[i, n] = sums[i, n - 1] + sums[i, place]
+                sums[i, n] = sums[i, n - 1] + buckets[place, i]
+                buckets[place, i] = 0
     return n
 
 
 @kernel
 def water_fill(
-    keys: Array, values: Array, head_dim: int, first: Array, visible: Array, errors: Array, total_bits: int
+    keys: Array, probs: Array, sizes: Array, head_dim: int, first: Array, visible: Array, errors: Array, total_bits: int
 ) -> Array:
     """Return the least bits with at most the errors, (n_rules, group, n_steps).
 
@@ -105,81 +165,72 @@ def water_fill(
     ----------
     keys : ndarray[float64], (group, n_steps, head_dim)
         What h = 1 of a channel does; a bit of it costs a bit for every token.
-    values : ndarray[float64], (group, n_steps, n_tokens)
-        What h = 1 of a token's values does; a bit of it costs head_dim bits.
+    probs : ndarray[float32], (group, n_steps, >= visible)
+    sizes : ndarray[float32], (seq_len,)
+        What h = 1 of a token's values does is head_dim * fl(p_t * sizes_t); a bit of it costs head_dim bits.
     head_dim : int
     first, visible : ndarray[int64], (n_steps,)
     errors : ndarray[float64], (n_rules, group, n_steps)
     total_bits : int
     """
     out = np.empty(errors.shape)
-    sums, ratios = np.empty((3, BUCKETS + 1)), np.empty(BUCKETS)
+    buckets, sums, ends = np.zeros((BUCKETS, 4)), np.zeros((3, BUCKETS + 1)), np.empty(2, np.int64)
+    means, none = np.empty(BUCKETS), np.empty(BUCKETS, np.int64)
+    channels = np.empty(keys.shape[2])
+    tokens, logarithms = np.empty(len(sizes)), np.empty(max(len(sizes), keys.shape[2]))
     for head in range(keys.shape[0]):
         for step in range(keys.shape[1]):
-            sums[:] = 0
-            for d in range(keys.shape[2]):
-                _add(keys[head, step, d], float(visible[step] - first[step]), sums)
-            for t in range(first[step], visible[step]):
-                _add(values[head, step, t], float(head_dim), sums)
-            n = _run(sums, ratios)
+            low, high = first[step], visible[step]
+            ends[:] = BUCKETS, -1
+            for d in range(len(channels)):
+                channels[d] = min(keys[head, step, d] / (high - low), MOST)
+                logarithms[d] = _log2(channels[d])
+            _add(channels, logarithms, float(high - low), buckets, ends)
+            p, size, ratios = probs[head, step, low:high], sizes[low:high], tokens[: high - low]
+            for i in range(len(p)):
+                ratios[i] = np.float64(p[i] * size[i])
+                logarithms[i] = _log2(ratios[i])
+            _add(ratios, logarithms, float(head_dim), buckets, ends)
+            n = _run(buckets, ends, sums, means)
+            _turns(n, means, total_bits, none)
             for rule in range(len(errors)):
-                out[rule, head, step] = _least_bits(ratios[:n], sums[:, : n + 1], errors[rule, head, step], total_bits)
+                out[rule, head, step] = _least_bits(n, means, sums, none, errors[rule, head, step], total_bits)
     return out
 
 
 @kernel
-def _add_weights(
-    probs: Array,
-    outputs: Array,
-    values: Array,
-    key_sizes: Array,
-    value_sizes: Array,
-    first: Array,
-    visible: Array,
-    token0: int,
-    keys: Array,
-    out: Array,
-) -> None:
-    """Add a chunk of tokens to sum_t p_t |v_t - o| 2^E(k_td), and write p_t |2^E(v_t)|."""
-    group, n_steps, padded_dim = outputs.shape
-    lanes = np.zeros(LANES, np.float32)
-    for step in range(n_steps):
-        begin, end = max(first[step], token0), min(visible[step], token0 + len(values))
-        for head in range(group):
-            o, sums = outputs[head, step], keys[head, step]
-            for t in range(begin, end):
-                p, v, sizes = probs[head, step, t], values[t - token0], key_sizes[t - token0]
-                out[head, step, t] = p * value_sizes[t - token0]
-                lanes[:] = 0
-                for block in range(0, padded_dim, LANES):
-                    for i in range(LANES):
-                        away = v[block + i] - o[block + i]
-                        lanes[i] += away * away
-                much = p * np.sqrt(lanes.sum())
-                for d in range(len(sums)):
-                    sums[d] += much * sizes[d]
+def _weigh(probs: Array, squares: Array, first: Array, visible: Array) -> None:
+    """Replace |v_t - o|^2 by p_t |v_t - o| where a step sees the token."""
+    for head in range(probs.shape[0]):
+        for step in range(probs.shape[1]):
+            p, x = probs[head, step, first[step] : visible[step]], squares[head, step, first[step] : visible[step]]
+            for i in range(len(p)):
+                x[i] = p[i] * np.sqrt(x[i])
 
 
 def weights(
     block: Block, probs: NDArray[np.float32], outputs: NDArray[np.float32]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return what h = 1 of a key channel, (group, n_steps, head_dim), and of a token's values, (group, n_steps, padded_len), does to the output at most.
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Return what h = 1 of a key channel does to the output at most, (group, n_steps, head_dim), and for each token a factor of p_t, (seq_len,).
 
-    To first order, with the full read's p and o: scale |q_d| sum_t p_t |v_t - o| 2^E(k_td) and p_t |2^E(v_t)|, in 2-norms over channels; in binary32.
+    To first order, with the full read's p and o: scale |q_d| sum_t p_t |v_t - o| 2^E(k_td), and head_dim times p_t times the factor for a token's
+    values, p_t |2^E(v_t)|; in 2-norms over channels and in binary32.
     """
-    values, keys = np.zeros(probs.shape), np.zeros(block.queries.shape, np.float32)
-    centres = np.pad(outputs, ((0, 0), (0, 0), (0, -block.head_dim % LANES)))
+    moved = aligned_empty(probs.shape, np.float32)
+    centres, row_of_level = np.ascontiguousarray(outputs), np.zeros_like(block.row_of_level)
+    keys = np.zeros((*probs.shape[:2], block.head_dim + -block.head_dim % 16), np.float32)
     for token0, chunk in block.chunks():
-        rows, _ = block.reads.values(chunk)
-        key_sizes, value_sizes = (
-            np.ldexp(np.float32(1), found[chunk].astype(np.int32))
-            for found in (block.inputs.key_exponents, block.inputs.value_exponents)
-        )
-        norms = np.minimum(np.sqrt((value_sizes.astype(np.float64) ** 2).sum(axis=1)), LARGEST).astype(np.float32)
-        _add_weights(probs, centres, rows[-1], key_sizes, norms, *block.window, token0, keys, values)
-    keys = np.nan_to_num(keys, posinf=LARGEST)  # numbers near the end of binary32's range overflow in the sums
-    by_channel = (np.abs(block.queries) * block.inputs.scale).astype(np.float64) * keys.astype(np.float64)
-    return by_channel, values
+        squared_distances(block.reads.value_tiles(chunk), centres, *block.window, token0, moved)
+    _weigh(probs, moved, *block.window)
+    for token0, chunk in block.chunks():
+        place = (*block.window, token0, block.split_tokens)
+        rows = block.reads.key_size_rows(chunk)
+        add_outputs(rows, row_of_level, block.full_value_levels, moved, *place, True, keys)  # noqa: FBT003
+    sums = np.nan_to_num(
+        keys[..., : block.head_dim], posinf=LARGEST
+    )  # numbers near the end of binary32's range overflow
+    by_channel = (np.abs(block.queries) * block.inputs.scale).astype(np.float64) * sums.astype(np.float64)
+    return by_channel, block.reads.value_norms
 
 
 def optimal_bits(
@@ -192,24 +243,36 @@ def optimal_bits(
 
     Each query head is filled alone; the group needs at least what its most needy head does.
     """
-    keys, values = weights(block, probs, outputs)
-    h = half_widths(block.layout)
+    keys, sizes = weights(block, probs, outputs)
+    h, head_dim = half_widths(block.layout), block.head_dim
     errors = np.stack(
         [
-            np.einsum("gsd,sd->gs", keys, h[key_levels]) + _value_errors(values, value_levels, h, *block.window)
+            np.einsum("gsd,sd->gs", keys, h[key_levels])
+            + _value_errors(probs, sizes, head_dim, value_levels, h, *block.window)
             for key_levels, value_levels in levels
         ]
     )
-    bits = water_fill(keys, values, block.head_dim, *block.window, errors, block.layout.total_bits)
+    bits = water_fill(keys, probs, sizes, head_dim, *block.window, errors, block.layout.total_bits)
     return list(np.floor(bits.max(axis=1)).astype(np.int64))
 
 
 @kernel
-def _value_errors(weights: Array, levels: Array, h: Array, first: Array, visible: Array) -> Array:
-    group, n_steps, _ = weights.shape
-    out = np.zeros((group, n_steps))
-    for head in range(group):
-        for step in range(n_steps):
-            for t in range(first[step], visible[step]):
-                out[head, step] += weights[head, step, t] * h[levels[step, t]]
+def _value_errors(
+    probs: Array, sizes: Array, head_dim: int, levels: Array, h: Array, first: Array, visible: Array
+) -> Array:
+    group, n_steps, _ = probs.shape
+    out, lanes = np.empty((group, n_steps)), np.empty(LANES)
+    for step in range(n_steps):
+        low, high = first[step], visible[step]
+        size, level = sizes[low:high], levels[step, low:high]
+        for head in range(group):
+            p = probs[head, step, low:high]
+            lanes[:] = 0
+            n_whole = len(p) // LANES * LANES
+            for begin in range(0, n_whole, LANES):
+                for i in range(LANES):
+                    lanes[i] += np.float64(p[begin + i] * size[begin + i]) * h[level[begin + i]]
+            for i in range(n_whole, len(p)):
+                lanes[0] += np.float64(p[i] * size[i]) * h[level[i]]
+            out[head, step] = lanes.sum() * head_dim
     return out

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from precalign.analysis.readers.address import Remote, place_of
+from precalign.analysis.readers.address import Remote, is_folder, place_of
 from precalign.analysis.readers.base import Reader, printable, shown
-from precalign.analysis.readers.copies import by_ranges, open_copy
 from precalign.analysis.readers.dump import Dump, HeadTensors
 from precalign.analysis.readers.identity import identity
 from precalign.analysis.readers.layers import LayerInfo
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from precalign.analysis.readers.address import Place
-    from precalign.analysis.readers.base import TensorFile
     from precalign.analysis.readers.names import Naming
     from precalign.formats import Format
 
@@ -44,8 +42,7 @@ def open_dump(
     Parameters
     ----------
     path : str, Path or Remote
-        safetensors, its shard index, .npz, .npy, a folder of .npy, .pt or .pth; or a URL of one. A safetensors file behind a URL is read
-        by ranges; of others a temporary copy is made, and removed when the dump is closed.
+        safetensors, its shard index, .npz, .npy, a folder of .npy, .pt or .pth; or a URL of a file, which is read by ranges.
     mapping : Naming, optional
         Names that follow no known convention (`parse_mapping`).
     axes : str, optional
@@ -64,7 +61,8 @@ def open_dump(
     if not isinstance(place, Remote):
         _check_there(place)
     stamps = identity(place)  # before anything is read
-    reader, file = _open_remote(place) if isinstance(place, Remote) else _open_local(place)
+    reader = _reader_of(place)
+    file = reader.open(place)
     try:
         return Dump(
             place,
@@ -81,18 +79,6 @@ def open_dump(
         raise
 
 
-def _open_local(path: Path) -> tuple[Reader, TensorFile]:
-    reader = _reader_of(path)
-    return reader, reader.open(path)
-
-
-def _open_remote(place: Remote) -> tuple[Reader, TensorFile]:
-    ranged = SafetensorsReader()
-    if by_ranges(place):
-        return ranged, ranged.open(place)
-    return open_copy(place, _open_local)
-
-
 def _check_there(path: Path) -> None:
     try:
         path.stat()
@@ -103,17 +89,19 @@ def _check_there(path: Path) -> None:
         raise InputError(f"{shown(path)}: cannot be read: {reason}", hint="is the path right?") from error
 
 
-def _reader_of(path: Path) -> Reader:
-    start = b""
-    if not path.is_dir():
-        with opened(path) as file:
+def _reader_of(place: Place) -> Reader:
+    start, folder = b"", is_folder(place)
+    if not folder:
+        with opened(place) as file:
             start = file.read(0, START_BYTES)
         file.close()
     for reader in READERS:
-        if reader.recognises(path, start):
+        if reader.recognises(place, start):
             return reader
-    what = "a folder without .npy files" if path.is_dir() else "empty" if not start else "no format that is known here"
-    raise InputError(f"{shown(path)}: {what}", hint="formats: safetensors, .npz, .npy, .pt, .pth; docs/dump-formats.md")
+    what = "a folder without .npy files" if folder else "empty" if not start else "no format that is known here"
+    raise InputError(
+        f"{shown(place)}: {what}", hint="formats: safetensors, .npz, .npy, .pt, .pth; docs/dump-formats.md"
+    )
 
 
 __all__ = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from precalign.analysis.readers.base import printable
@@ -52,6 +52,16 @@ class Remote:
         """Last part of the URL's path."""
         return shown_url(self.url).rstrip("/").rpartition("/")[2]
 
+    @property
+    def suffix(self) -> str:
+        """Of the name, as a path's."""
+        return PurePosixPath(self.name).suffix
+
+    @property
+    def stem(self) -> str:
+        """The name without its suffix, as a path's."""
+        return PurePosixPath(self.name).stem
+
     def beside(self, name: str) -> Remote:
         """Return another object in the same folder."""
         end = len(self.url)
@@ -64,6 +74,11 @@ class Remote:
 
 
 Place = Path | Remote
+
+
+def is_folder(place: Place) -> bool:
+    """Whether it is a folder on this machine; what lies behind a URL is an object."""
+    return not isinstance(place, Remote) and place.is_dir()
 
 
 def place_of(text: str | Path) -> Place:

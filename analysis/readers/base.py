@@ -13,7 +13,8 @@ from precalign.formats import BFLOAT16, BINARY16, BINARY32, Format
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from pathlib import Path
+
+    from precalign.analysis.readers.address import Place
 
 STORED_FORMATS = (BINARY16, BFLOAT16, BINARY32, *BYTE_FORMATS)
 """Formats of tensors that can be analysed; binary32 after rounding to one of 16 bits."""
@@ -83,11 +84,11 @@ class Reader(ABC):
     name: ClassVar[str]
 
     @abstractmethod
-    def recognises(self, path: Path, start: bytes) -> bool:
+    def recognises(self, path: Place, start: bytes) -> bool:
         """Whether this is such a file, from its first bytes (empty for a directory)."""
 
     @abstractmethod
-    def open(self, path: Path) -> TensorFile:
+    def open(self, path: Place) -> TensorFile:
         """Open it without reading tensor data.
 
         Raises

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from precalign.analysis.readers.address import Remote
 from precalign.analysis.readers.base import Reader, StoredTensor, TensorFile, damaged, in_turn, printable
 from precalign.analysis.readers.inflate import Marks
 from precalign.analysis.readers.numpy_header import MAX_HEADER_BYTES, NPY_MAGIC, PREFIX_BYTES, read_header
@@ -13,6 +14,7 @@ from precalign.analysis.readers.zips import content, members
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from precalign.analysis.readers.address import Place
     from precalign.analysis.readers.ranges import Source
 
 
@@ -21,20 +23,20 @@ class NumpyReader(Reader):
 
     name = "numpy"
 
-    def recognises(self, path: Path, start: bytes) -> bool:
+    def recognises(self, path: Place, start: bytes) -> bool:
         """NumPy's magic; a zip with the suffix .npz; a folder that holds .npy files."""
-        if path.is_dir():
+        if not isinstance(path, Remote) and path.is_dir():
             return any(path.glob("*.npy"))
         return start.startswith(NPY_MAGIC) or path.suffix in {".npy", ".npz"}
 
-    def open(self, path: Path) -> TensorFile:
+    def open(self, path: Place) -> TensorFile:
         """Read headers; arrays are read by ranges, and unpacked by pieces where they are compressed."""
-        if path.is_dir():
+        if not isinstance(path, Remote) and path.is_dir():
             return _open_folder(path)
         return _open_npz(path) if path.suffix == ".npz" else _open_npy(path)
 
 
-def _open_npy(path: Path) -> TensorFile:
+def _open_npy(path: Place) -> TensorFile:
     with opened(path) as file:
         whole = _stored(path, path.stem, file, 0, file.size)
     tensors = {whole.name: whole}
@@ -60,7 +62,7 @@ def _open_folder(path: Path) -> TensorFile:
     return TensorFile(alone, close=in_turn(file.close for file in files.values()))
 
 
-def _open_npz(path: Path) -> TensorFile:
+def _open_npz(path: Place) -> TensorFile:
     tensors: dict[str, StoredTensor] = {}
     marks = Marks()
     with opened(path) as file:
@@ -73,7 +75,7 @@ def _open_npz(path: Path) -> TensorFile:
     return TensorFile(tensors, close=file.close)
 
 
-def _stored(path: Path, name: str, source: Source, begin: int, size: int) -> StoredTensor:
+def _stored(path: Place, name: str, source: Source, begin: int, size: int) -> StoredTensor:
     """Return the array that begins at a byte of a source and has a size, header included."""
     head = source.read(begin, min(size, PREFIX_BYTES + MAX_HEADER_BYTES))
     header = read_header(path, name, head, size)

@@ -65,7 +65,7 @@ def read_header(path: object, name: str, head: bytes, available: int) -> NpyHead
 
     Parameters
     ----------
-    path : Path
+    path : Path or Remote
     name : str
         Of the array, for messages.
     head : bytes

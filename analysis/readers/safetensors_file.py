@@ -32,8 +32,6 @@ from precalign.errors import InputError
 from precalign.formats import BFLOAT16, BINARY16, BINARY32, E4M3FN, E4M3FNUZ, E5M2, E5M2FNUZ
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from precalign.formats import Format
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
@@ -55,7 +53,7 @@ class SafetensorsReader(Reader):
 
     name = "safetensors"
 
-    def recognises(self, path: Path, start: bytes) -> bool:
+    def recognises(self, path: Place, start: bytes) -> bool:
         """Look for a header length, then JSON; the suffix decides for files too damaged to tell."""
         return path.name.endswith((".safetensors", INDEX_SUFFIX)) or start[8:9] == b"{"
 

@@ -16,8 +16,8 @@ from precalign.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
+    from precalign.analysis.readers.address import Place
     from precalign.analysis.readers.ranges import RangedFile
     from precalign.analysis.readers.torch_zip import Places
 
@@ -33,12 +33,12 @@ class TorchReader(Reader):
 
     name = "torch"
 
-    def recognises(self, path: Path, start: bytes) -> bool:
+    def recognises(self, path: Place, start: bytes) -> bool:
         """Go by the suffix, because a .pt is a zip like any other; an old one is a bare pickle."""
         del start
         return path.suffix in {".pt", ".pth", ".bin"}
 
-    def open(self, path: Path) -> TensorFile:
+    def open(self, path: Place) -> TensorFile:
         """Read the pickle as data; storages are read by ranges."""
         with opened(path) as file:
             try:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from precalign.analysis.parallel import Stopped
 from precalign.errors import PrecalignError, UnavailableError, UsageError
+from precalign.heap import keep_freed_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -114,8 +115,10 @@ def _threads(jobs: int, work: Work, progress: Progress) -> Iterator[_Threads]:
         pool.shutdown(cancel_futures=True)
 
 
-def _nothing(_steps: int) -> None:
-    """Progress of a worker: its client counts whole groups."""
+def _in_worker(work: Work, group: Group) -> bytes:
+    """Do the work in a process that Dask started; its client counts whole groups, so progress goes nowhere."""
+    keep_freed_memory()
+    return work(group, lambda _steps: None)
 
 
 class _Dask:
@@ -132,7 +135,7 @@ class _Dask:
 
     def submit(self, group: Group) -> None:
         future = self._client.submit(
-            self._work, group, _nothing, key=f"precalign-{id(self):x}-{group.index}", pure=False
+            _in_worker, self._work, group, key=f"precalign-{id(self):x}-{group.index}", pure=False
         )
         self._running[future.key] = group
         self._completed.add(future)

@@ -96,10 +96,7 @@ def make_groups(plans: Iterator[Planned], places: Sequence[Place]) -> Iterator[G
 
 
 def _runs(planned: Planned) -> Iterator[tuple[int, int, int]]:
-    """Yield (begin, end, cost) of what must not be divided: a head, or a dump that is copied to be read."""
-    if planned.whole:
-        yield 0, planned.n_heads, sum(n * cost for n, cost in planned.heads)
-        return
+    """Yield (begin, end, cost) of every head."""
     head = 0
     for n, cost in planned.heads:
         for _ in range(n):

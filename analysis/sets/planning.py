@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 from precalign.analysis.facts import dump_facts, layout_facts
 from precalign.analysis.parallel import in_order
 from precalign.analysis.plan import make_plan
-from precalign.analysis.readers.address import Remote
 from precalign.analysis.readers.base import printable
-from precalign.analysis.readers.copies import by_ranges
 from precalign.analysis.readers.identity import Stamp, change, identity
 from precalign.errors import InputError, OutputError, PrecalignError, shown
 from precalign.strict_json import parse_json
@@ -56,8 +54,6 @@ class Planned:
     heads : tuple of (int, int)
         For each layer, how many of its kv heads are analysed and what one of them costs.
     n_steps : int
-    whole : bool
-        Whether its heads must be computed together, because it is copied to be read.
     """
 
     dump: int
@@ -69,7 +65,6 @@ class Planned:
     form: dict[str, Any] | None = None
     heads: tuple[tuple[int, int], ...] = ()
     n_steps: int = 0
-    whole: bool = False
 
     @property
     def n_heads(self) -> int:
@@ -189,7 +184,6 @@ def _plan_dump(request: Request, number: int, place: Place, name: str) -> Planne
         form=layout_facts(plan),
         heads=tuple((len(tasks), cost(plan, tasks[0])) for tasks in _by_layer(plan)),
         n_steps=sum(len(task.steps) for task in plan.tasks if task.steps is not None),
-        whole=isinstance(place, Remote) and not by_ranges(place),
     )
 
 

@@ -5,18 +5,47 @@ from __future__ import annotations
 import numpy as np
 
 from precalign.bounds.rounding import TINY
+from precalign.bounds.spread_kernel import spreads
 from precalign.decode.exact import exp_binary64
-from precalign.jit import Array, inline, kernel, reinterpret
+from precalign.jit import Array, inline, kernel
 
 PAGE = 64
 FARTHEST = 300.0
 """Errors of log weights from here on are answered with an infinite bound."""
 ABOVE = np.float32(1 + 2.0**-22)
 INFINITE = np.float32(np.inf)
-EXPONENT_FIELD = np.int32(0x7F800000)
 LEAST_WEIGHT = 2.0**-126
 SLACK = 2.0**-49
 """Covers cancellation in e^x - c, whose terms are within 2 ulp."""
+
+
+@inline
+def _is_far(errors: Array) -> Array:
+    far = 0
+    for x in errors:
+        far |= not x < FARTHEST
+    return far
+
+
+@inline
+def _change(p: Array, x: Array, less: Array, more: Array, terms: Array) -> None:
+    """Write e^-x, e^x and, to the ends of pages, the terms of Zlo and Zhi, (2, >= n)."""
+    for i in range(len(p)):
+        shrunk = exp_binary64(-np.float64(x[i]))
+        weight = np.float64(p[i])
+        less[i], more[i] = shrunk, 1 / shrunk
+        terms[0, i] = max(weight - TINY, 0.0) * shrunk
+        terms[1, i] = (weight + TINY if weight > 0 else LEAST_WEIGHT) / shrunk
+    terms[:, len(p) : -(-len(p) // PAGE) * PAGE] = 0
+
+
+@inline
+def _sum(terms: Array, n: int, lanes: Array) -> Array:
+    lanes[:] = 0
+    for begin in range(0, n, PAGE):
+        for i in range(PAGE):
+            lanes[i] += terms[begin + i]
+    return lanes.sum()
 
 
 @kernel
@@ -39,27 +68,23 @@ def perturbation(probs: Array, errors: Array, first: Array, visible: Array, sum_
     out : ndarray[float64], (group, n_steps, 2)
         1 / Zlo and max(c - Zlo, Zhi - c) / Zlo.
     """
-    group, n_steps, _ = probs.shape
-    low_lanes, high_lanes = np.zeros(PAGE), np.zeros(PAGE)
+    group, n_steps, padded_len = probs.shape
+    lanes, less, more, terms = (
+        np.empty(PAGE),
+        np.empty(padded_len),
+        np.empty(padded_len),
+        np.empty((2, padded_len + PAGE)),
+    )
     for head in range(group):
         for step in range(n_steps):
-            low, high = first[step], visible[step]
-            p, x = probs[head, step, low:high], errors[head, step, low:high]
+            p, x = probs[head, step, first[step] : visible[step]], errors[head, step, first[step] : visible[step]]
             if len(p) == 1:  # the softmax of one score is 1, whatever the score
                 x[0] = 0
-            if not x.max() < FARTHEST:
-                out[head, step] = np.inf
-                x[:] = INFINITE
-                continue
-            low_lanes[:], high_lanes[:] = 0, 0
-            for begin in range(0, len(p), PAGE):
-                for i in range(begin, min(begin + PAGE, len(p))):
-                    shrunk = exp_binary64(-np.float64(x[i]))
-                    weight = np.float64(p[i])
-                    low_lanes[i - begin] += max(weight - TINY, 0.0) * shrunk
-                    high_lanes[i - begin] += (weight + TINY if weight > 0 else LEAST_WEIGHT) / shrunk
-            least = low_lanes.sum() * (1 - sum_error) * (1 - 2.0**-29)
-            most = high_lanes.sum() * (1 + sum_error) * (1 + 2.0**-29)
+            least = most = 0.0
+            if not _is_far(x):
+                _change(p, x, less, more, terms)
+                least = _sum(terms[0], len(p), lanes) * (1 - sum_error) * (1 - 2.0**-29)
+                most = _sum(terms[1], len(p), lanes) * (1 + sum_error) * (1 + 2.0**-29)
             if not least > 0:
                 out[head, step] = np.inf
                 x[:] = INFINITE
@@ -68,17 +93,10 @@ def perturbation(probs: Array, errors: Array, first: Array, visible: Array, sum_
             out[head, step, 0] = 1 / least
             out[head, step, 1] = (max(centre - least, most - centre) + SLACK) / least
             for i in range(len(p)):
-                shrunk = exp_binary64(-np.float64(x[i]))
                 weight = np.float64(p[i])
-                change = max(1 / shrunk - centre, centre - shrunk) + SLACK
+                change = max(more[i] - centre, centre - less[i]) + SLACK
                 kept = (weight * (1 + sum_error) + TINY) * change
-                x[i] = np.float32(kept if weight > 0 else LEAST_WEIGHT / shrunk) * ABOVE + np.float32(TINY)
-
-
-@inline
-def binade(x: Array, least: Array) -> Array:
-    """Return 2^E(x) of a binary32, at least `least`."""
-    return max(reinterpret(np.int32(reinterpret(x) & EXPONENT_FIELD)), least)
+                x[i] = np.float32(kept if weight > 0 else LEAST_WEIGHT * more[i]) * ABOVE + np.float32(TINY)
 
 
 @kernel
@@ -127,31 +145,29 @@ def add_spreads(
         Added to.
     """
     group, n_steps, padded_dim = centres.shape
-    a, b = np.empty(padded_dim, np.float32), np.empty(padded_dim, np.float32)
+    n_tokens, padded_len = rows.shape[1], probs.shape[2]
+    a, b, zeros = np.empty(padded_dim, np.float32), np.empty(padded_dim, np.float32), np.zeros(padded_dim, np.float32)
+    offsets, floors = np.empty(PAGE, np.int64), np.empty(PAGE, np.float32)
+    h, weights = np.empty(PAGE, np.float32), np.empty(PAGE, np.float32)
     for step in range(n_steps):
-        begin, end = max(first[step], token0), min(visible[step], token0 + rows.shape[1])
-        for head in range(group if begin < end else 0):
-            z = centres[head, step]
-            if not coefficients[head, step, begin] < INFINITE:
-                moved[head, step] = np.inf
-                continue
-            for page in range(begin // PAGE * PAGE, end, PAGE):
-                a[:], b[:] = 0, 0
-                for t in range(max(page, begin), min(page + PAGE, end)):
-                    level = levels[step, t]
-                    row, h = row_of_level[level], widths[level]
-                    much, p = coefficients[head, step, t], probs[head, step, t] * (h + rounding)
-                    if row >= 0:
-                        read = rows[row, t - token0]
-                        for c in range(padded_dim):
-                            size = binade(read[c], least)
-                            a[c] += much * (abs(read[c] - z[c]) + h * size)
-                            b[c] += p * size
-                    else:
-                        size = token_tops[t]
-                        for c in range(padded_dim):
-                            a[c] += much * (abs(z[c]) + h * size)
-                            b[c] += p * size
+        begin, end = max(first[step], token0), min(visible[step], token0 + n_tokens)
+        for page in range(begin // PAGE * PAGE, end, PAGE):
+            low, n = max(page, begin), min(page + PAGE, end) - max(page, begin)
+            for i in range(n):
+                level = levels[step, low + i]
+                row, h[i] = row_of_level[level], widths[level]
+                offsets[i] = (row * n_tokens + low + i - token0) * padded_dim if row >= 0 else -1
+                floors[i] = least if row >= 0 else token_tops[low + i]
+            for head in range(group):
+                place = head * n_steps + step
+                if not coefficients[head, step, begin] < INFINITE:
+                    for c in range(padded_dim):
+                        moved[head, step, c] = np.inf
+                    continue
+                for i in range(n):
+                    weights[i] = probs[head, step, low + i] * (h[i] + rounding)
+                tokens = (offsets, floors, h, coefficients, place * padded_len + low, weights)
+                spreads(padded_dim, rows, zeros, n, *tokens, centres, place * padded_dim, a, b)
                 for c in range(padded_dim):
                     moved[head, step, c] += np.float64(a[c])
                     direct[head, step, c] += np.float64(b[c])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from precalign.bounds.rounding import EXPONENT_ERROR, TINY, UNIT_ROUNDOFF, WEIGHT_ERROR, gamma
-from precalign.jit import Array, kernel
+from precalign.jit import Array, inline, kernel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 LANES = 64
 
 
+@lru_cache(maxsize=64)
 def half_widths(layout: Layout) -> NDArray[np.float64]:
     """Return h of each level, (n_levels,): a read number lies within h 2^E(x) of the stored one.
 
@@ -25,6 +27,7 @@ def half_widths(layout: Layout) -> NDArray[np.float64]:
     h = np.array([2.0 ** -(layout.kept_trailing_bits(level) + 1) for level in range(len(layout.levels))])
     h[layout.dropped_bits == 0] = 0
     h[layout.dropped_bits == layout.total_bits] = 2
+    h.flags.writeable = False
     return h
 
 
@@ -58,6 +61,31 @@ def unread_channels(
     tops = np.where(widths[levels] == 2, np.ldexp(2.0, key_max_exponents.astype(np.int32)), 0)
     result: NDArray[np.float64] = (np.abs(queries.astype(np.float64)) * tops).sum(axis=-1)
     return result
+
+
+@inline
+def _largest(scores: Array, lanes: Array) -> Array:
+    lanes[:] = -np.inf
+    whole = len(scores) // LANES * LANES
+    for begin in range(0, whole, LANES):
+        for i in range(LANES):
+            lanes[i] = max(lanes[i], np.float64(scores[begin + i]))
+    for i in range(whole, len(scores)):
+        lanes[0] = max(lanes[0], np.float64(scores[i]))
+    return lanes.max()
+
+
+@inline
+def _bound(term: Array, score: Array, constant: float, constants: tuple[float, float, float, float]) -> Array:
+    scale, scale_error, relative, factor = constants
+    chain = (np.float64(term) + constant) * scale * (1 + scale_error)
+    return (chain + abs(np.float64(score)) * relative + TINY) * factor
+
+
+@inline
+def _log_error(bound: float, largest: float, score: Array) -> Array:
+    away = (largest - np.float64(score)) * EXPONENT_ERROR
+    return np.float32((bound + away + WEIGHT_ERROR) * (1 + 2.0**-22))
 
 
 @kernel
@@ -96,19 +124,25 @@ def log_weight_errors(
     """
     group, n_steps, _ = terms.shape
     relative = (UNIT_ROUNDOFF + scale_error) * (1 + 2 * UNIT_ROUNDOFF)
-    lanes = np.zeros(LANES, np.float64)
+    constants = (scale, scale_error, relative, factor)
+    bounds, lanes = np.empty(LANES), np.empty(LANES)
     for head in range(group):
         for step in range(n_steps):
             low, high = first[step], visible[step]
             row, s = terms[head, step, low:high], scores[head, step, low:high]
-            largest = np.float64(s.max())
+            largest = np.float64(_largest(s, lanes))
             constant = unread[head, step] + head_dim * TINY
             lanes[:] = 0
-            for begin in range(0, len(row), LANES):
-                for i in range(begin, min(begin + LANES, len(row))):
-                    chain = (np.float64(row[i]) + constant) * scale * (1 + scale_error)
-                    bound = (chain + abs(np.float64(s[i])) * relative + TINY) * factor
-                    lanes[i - begin] = max(lanes[i - begin], bound)
-                    away = (largest - np.float64(s[i])) * EXPONENT_ERROR
-                    row[i] = np.float32((bound + away + WEIGHT_ERROR) * (1 + 2.0**-22))
+            whole = len(row) // LANES * LANES
+            for begin in range(0, whole, LANES):
+                x, t = row[begin : begin + LANES], s[begin : begin + LANES]
+                for i in range(LANES):
+                    bounds[i] = _bound(x[i], t[i], constant, constants)
+                    x[i] = _log_error(bounds[i], largest, t[i])
+                for i in range(LANES):
+                    lanes[i] = max(lanes[i], bounds[i])
+            for i in range(whole, len(row)):
+                bound = _bound(row[i], s[i], constant, constants)
+                row[i] = _log_error(bound, largest, s[i])
+                lanes[0] = max(lanes[0], bound)
             out[head, step] = lanes.max()

@@ -11,9 +11,10 @@ from precalign.bounds.outputs import add_spreads, perturbation
 from precalign.bounds.rounding import TINY, gamma, inflation
 from precalign.bounds.scores import half_widths, log_weight_errors, round_up, term_weights, unread_channels
 from precalign.decode.softmax import LANES
+from precalign.jit import Array, inline, kernel
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -95,18 +96,21 @@ def value_rounding(block: Block) -> float:
 def output_bounds(
     block: Block,
     probs: Sequence[NDArray[np.float32]],
-    errors: Sequence[tuple[NDArray[np.float64], NDArray[np.float32]]],
+    errors: Mapping[int, tuple[NDArray[np.float64], NDArray[np.float32]]],
+    which: Sequence[int],
     levels: Sequence[NDArray[np.uint8]],
     outputs: Sequence[NDArray[np.float32]],
 ) -> list[Bounds]:
-    """Return the bounds for each array of probabilities; what `score_bounds` answered is overwritten.
+    """Return the bounds for each array of value levels; what `score_bounds` answered is overwritten.
 
     Parameters
     ----------
     block : Block
     probs : sequence of ndarray[float32], (group, n_steps, padded_len)
-    errors : sequence
-        From `score_bounds`.
+    errors : mapping
+        Index into `probs` -> what `score_bounds` answered for it.
+    which : sequence of int
+        The probabilities that go with each array of value levels.
     levels : sequence of ndarray[uint8], (n_steps, padded_len)
         Of the values.
     outputs : sequence of ndarray[float32], (group, n_steps, head_dim)
@@ -114,11 +118,9 @@ def output_bounds(
     n_splits = -(-block.seq_len // block.split_tokens)
     among = sum_error(block, n_splits)
     rounding = round_up(np.array(value_rounding(block)))[()]
-    normalisers = []
-    for p, (_, coefficients) in zip(probs, errors, strict=True):
-        found = np.empty((*p.shape[:2], 2))
-        perturbation(p, coefficients, *block.window, among, found)
-        normalisers.append(found)
+    normalisers = {i: np.empty((*probs[i].shape[:2], 2)) for i in errors}
+    for i, (_, coefficients) in errors.items():
+        perturbation(probs[i], coefficients, *block.window, among, normalisers[i])
     padding = -block.head_dim % 16
     centres = [np.ascontiguousarray(np.pad(o, ((0, 0), (0, 0), (0, padding)))) for o in outputs]
     tops = np.ldexp(np.float32(1), block.inputs.value_exponents[: block.seq_len].max(axis=1).astype(np.int32))
@@ -127,35 +129,54 @@ def output_bounds(
     least = np.float32(2.0**block.layout.format.emin)
     for token0, chunk in block.chunks():
         rows, _ = block.reads.values(chunk)
-        for z, p, (_, a), choice, held in zip(centres, probs, errors, levels, sums, strict=True):
-            place = (*block.window, token0)
+        for z, i, choice, held in zip(centres, which, levels, sums, strict=True):
+            place, p, (_, a) = (*block.window, token0), probs[i], errors[i]
             add_spreads(rows, block.row_of_level, widths, choice, p, a, z, tops, least, rounding, *place, *held)
     lost = (block.seq_len + 2) * TINY * 4 * (1 + float(tops.max()))
-    finish = zip(errors, normalisers, sums, outputs, strict=True)
-    head_dim = block.head_dim
+    factor = inflation(64 + 16)
     return [
-        _bounds(scores, norm, moved[..., :head_dim], direct[..., :head_dim], o, lost)
-        for (scores, _), norm, (moved, direct), o in finish
+        Bounds(errors[i][0].copy(), *_finish(normalisers[i], *held, o, factor, lost))
+        for i, held, o in zip(which, sums, outputs, strict=True)
     ]
 
 
-def _bounds(
-    scores: NDArray[np.float64],
-    normalisers: NDArray[np.float64],
-    moved: NDArray[np.float64],
-    direct: NDArray[np.float64],
-    outputs: NDArray[np.float32],
-    lost: float,
-) -> Bounds:
-    factor = inflation(64 + 16)
-    with np.errstate(invalid="ignore", over="ignore"):
-        read = direct * factor + lost
-        moved = moved * normalisers[..., :1] * factor
-        channels = (moved + read * (1 + normalisers[..., 1:])) * (1 + 2.0**-40)
-        channels[~np.isfinite(channels)] = np.inf
-        largest, norm = channels.max(axis=-1), np.sqrt((channels**2).sum(axis=-1)) * (1 + 2.0**-40)
-        wide = outputs.astype(np.float64)
-        left = np.sqrt((wide**2).sum(axis=-1)) * (1 - 2.0**-40) - norm
-        relative = np.where(left > 0, norm / left * (1 + 2.0**-50), np.inf)
-        parts = moved.max(axis=-1), np.sqrt((moved**2).sum(axis=-1))
-    return Bounds(scores, largest, norm, relative, *parts)
+@inline
+def _norm(x: Array) -> Array:
+    total = 0.0
+    for i in range(len(x)):
+        total += np.float64(x[i]) * np.float64(x[i])
+    return np.sqrt(total)
+
+
+@inline
+def _top(x: Array) -> Array:
+    top = x[0]
+    for i in range(1, len(x)):
+        top = x[i] if x[i] > top or x[i] != x[i] else top  # NaN stays
+    return top
+
+
+@kernel
+def _finish(
+    normalisers: Array, moved: Array, direct: Array, outputs: Array, factor: float, lost: float
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Return what `Bounds` holds beside the bound on scores; `moved` and `direct` may be padded."""
+    group, n_steps, head_dim = outputs.shape
+    found = np.empty((5, group, n_steps))
+    channels, scaled = np.empty(head_dim), np.empty(head_dim)
+    for head in range(group):
+        for step in range(n_steps):
+            inverse, more = normalisers[head, step, 0], 1 + normalisers[head, step, 1]
+            for c in range(head_dim):
+                read = direct[head, step, c] * factor + lost
+                scaled[c] = moved[head, step, c] * inverse * factor
+                channel = (scaled[c] + read * more) * (1 + 2.0**-40)
+                if not channel < np.inf:  # NaN: infinity times nothing
+                    channel = np.inf
+                channels[c] = channel
+            norm = _norm(channels) * (1 + 2.0**-40)
+            left = _norm(outputs[head, step]) * (1 - 2.0**-40) - norm
+            found[0, head, step], found[1, head, step] = _top(channels), norm
+            found[2, head, step] = norm / left * (1 + 2.0**-50) if left > 0 else np.inf
+            found[3, head, step], found[4, head, step] = _top(scaled), _norm(scaled)
+    return found[0], found[1], found[2], found[3], found[4]

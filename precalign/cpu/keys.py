@@ -48,8 +48,8 @@ def _page_scores(
             def ahead(plane: int, _: int) -> list[Array]:
                 return rows.lines_ahead(pointer(next_at, plane), p1, next_at, row, half_page)
 
-            (halves,) = rows.read(emit.element(n_planes, channel), lambda plane, _: pointer(at, plane), ahead)
-            numbers = rows.numbers(halves)
+            (words,) = rows.read(emit.element(n_planes, channel), lambda plane, _: pointer(at, plane), ahead)
+            numbers = rows.numbers(words)
             place = builder.add(q_base, builder.mul(channel, q_stride))
             results: list[Array] = []
             for head in heads:

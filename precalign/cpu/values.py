@@ -79,7 +79,7 @@ def _add_values(
                 lambda plane, row: lines(later, plane, row),
                 n_rows.literal_value,
             )
-            numbers = [n for halves in read for n in rows.numbers(halves, absolute=bool(absolute.literal_value))]
+            numbers = [n for words in read for n in rows.numbers(words, absolute=bool(absolute.literal_value))]
             own = emit.element(tokens, token)
             results: list[Array] = []
             for i, base in enumerate(prob_bases):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,8 +10,6 @@ from precalign.decode.softmax import LANES, tree_sum
 from precalign.jit import inline, kernel
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from precalign.jit import Array
 
 
@@ -62,10 +60,29 @@ def total_variation(a: Array, b: Array, first: Array, visible: Array) -> Array:
     return out
 
 
-def relative_error(a: NDArray[np.floating[Any]], reference: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Return |a - reference|_2 / |reference|_2 along the last axis; 0 for 0 / 0."""
-    wide = reference.astype(np.float64)
-    difference = a - wide
-    apart, norm = (np.sqrt(np.einsum("...c,...c", x, x)) for x in (difference, wide))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(apart == 0, 0.0, apart / norm)
+@inline
+def _squares(x: Array) -> Array:
+    total = 0.0
+    for i in range(len(x)):
+        total += x[i] * x[i]
+    return total
+
+
+@kernel
+def output_errors(a: Array, reference: Array) -> tuple[Array, Array]:
+    """Return |a - reference|_2 / |reference|_2 (0 for 0 / 0) and max |a - reference| along the last axis, in binary64, of two arrays (group, n_steps, n)."""
+    group, n_steps, n = a.shape
+    relative, largest = np.empty((group, n_steps)), np.empty((group, n_steps))
+    apart, size = np.empty(n), np.empty(n)
+    for head in range(group):
+        for step in range(n_steps):
+            x, y = a[head, step], reference[head, step]
+            for i in range(n):
+                apart[i], size[i] = _apart(x[i], y[i]), np.float64(y[i])
+            distance = np.sqrt(_squares(apart))
+            relative[head, step] = distance / np.sqrt(_squares(size)) if distance != 0 else 0.0
+            top = 0.0
+            for i in range(n):
+                top = apart[i] if apart[i] > top or apart[i] != apart[i] else top  # NaN stays
+            largest[head, step] = top
+    return relative, largest

@@ -68,7 +68,7 @@ def add_outputs(
     """
     group, n_steps, padded_dim = out.shape
     n_tokens, padded_len = rows.shape[1], probs.shape[2]
-    lanes = VECTOR_BYTES // out.itemsize
+    lanes, one = VECTOR_BYTES // out.itemsize, out.dtype.type(1)
     # Only level 0 can read nothing.
     places = np.where(row_of_level >= 0, row_of_level * n_tokens * padded_dim, -1)
     offsets, index = np.empty(split_tokens, np.int64), np.empty(split_tokens, np.int64)
@@ -94,7 +94,7 @@ def add_outputs(
                     out_bases[i] = i * padded_dim
                 channel = 0
                 while channel < padded_dim:
-                    terms = ((low - token0) * padded_dim + channel, 0, offsets, index, n, probs, prob_bases)
+                    terms = ((low - token0) * padded_dim + channel, 0, offsets, index, n, probs, prob_bases, one)
                     if channel + 4 * lanes <= padded_dim:
                         sums_of_4_vectors(run * group, partial, out_bases, rows, *terms)
                         channel += 4 * lanes

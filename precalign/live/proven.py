@@ -72,5 +72,6 @@ class ProvenHead:
             (reading,) = read_block(block, [self.rule]).readings
             settle(block, self.rule, reading)
             out[:, chosen] = reading.outputs
-            record(Tally(steps.first, steps.visible, reading.traffic, *reading.level_counts(block)))
+            counts = reading.counts(block)
+            record(Tally(steps.first, steps.visible, reading.traffic, counts.channels, counts.tokens))
         return out

@@ -224,7 +224,7 @@ class Certified(Rule):
         chosen = np.maximum(tokens[0], 0)
         rows = np.arange(len(chosen))[:, None]
         probs = np.where(there, view.probs[:, rows, chosen], 0).astype(np.float64)
-        errors = probs * _key_reading(view).log_errors[:, rows, chosen]
+        errors = probs * np.where(there, _key_reading(view).log_errors[:, rows, chosen], 0)  # undefined where not seen
         values = view.peek(chosen).astype(np.float64)
         mass = probs.sum(axis=-1)[..., None]
         mean = np.einsum("gsj,sjc->gsc", probs, values) / mass

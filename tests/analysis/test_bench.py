@@ -78,12 +78,16 @@ def test_bench_analyze_has_a_row_for_every_contender(tmp_path):
     path = write_dump_of(tmp_path, Shape(2, 2, 2, 128, 64))
     result = analyze.run(Options(small=True, threads=2, repeats=2, dump=path))
     parts = [row for row in result.rows if row.case == analyze.PROFILED]
-    assert [row.contender for row in parts] == [*analyze.PARTS, analyze.REST]
+    assert [row.contender for row in parts] == [*(phase.name for phase in analyze.PHASES), analyze.REST]
     assert sum(row.figures["share"] for row in parts) == pytest.approx(1)
     assert all(row.figures["share"] > 0 for row in parts)
+    assert {row.contender for row in parts if "floor_ms" in row.figures} == {
+        phase.name for phase in analyze.PHASES if phase.products
+    }
     timed = [row for row in result.rows if row not in parts]
-    assert len(timed) == 2 * 6
-    assert {row.case for row in timed} == {"1 threads", "2 threads"}
+    assert len(timed) == 2 * 8
+    assert {row.case for row in timed} == {analyze.ONE, "2 threads"}
+    assert len(result.aims) == 2 * len(analyze.AIMS)
     assert min(row.ratio for row in timed if row.contender.startswith("torch") and "twice" not in row.contender) == 1
     for row in timed:
         assert row.figures["steps_per_s"] == pytest.approx(2 * 128 / row.median_ms * 1e3)

@@ -756,10 +756,9 @@ def test_groups_are_cut_by_cost_and_cover_everything(monkeypatch):
         planning.Planned(0, "a", "a", heads=((2, 3), (1, 20)), n_steps=3),
         planning.Planned(1, "b", "b", refused="bad"),
         planning.Planned(2, "c", "c", heads=((3, 3),), n_steps=3),
-        planning.Planned(3, "d", "d", heads=((5, 3),), n_steps=5, whole=True),
     ]
-    cut = [[(p.dump, p.begin, p.end) for p in g.parts] for g in groups.make_groups(iter(plans), [None] * 4)]
-    assert cut == [[(0, 0, 2)], [(0, 2, 3)], [(2, 0, 3)], [(3, 0, 5)]]
+    cut = [[(p.dump, p.begin, p.end) for p in g.parts] for g in groups.make_groups(iter(plans), [None] * 3)]
+    assert cut == [[(0, 0, 2)], [(0, 2, 3)], [(2, 0, 3)]]
 
 
 def test_a_packed_group_tells_whether_it_is_whole(dumps, begun):

@@ -36,7 +36,7 @@ def emulated(inputs, window, rule, layout, split):
     view = block.value_view(p, window_max(inputs.value_exponents, *block.window), kept, reading)
     values = rule.value_levels(view, rule.prepass_tokens(view))
     (o,), _ = block.outputs([p], [values], exact)
-    (bounds,) = output_bounds(block, [p], errors, [values], [o])
+    (bounds,) = output_bounds(block, [p], {0: errors[0]}, [0], [values], [o])
     return kept[:, 0, window[1] : window[2]], o[:, 0], bounds
 
 

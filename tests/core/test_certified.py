@@ -5,10 +5,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
+import gmpy2
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from precalign import block
 from precalign.bounds.search import make_case
 from precalign.errors import UsageError
 from precalign.formats import BINARY16
@@ -18,7 +20,7 @@ from precalign.profile import profile_head
 from precalign.rules import Rule, get_rule
 from precalign.rules.certified import Certified
 from precalign.rules.static import Static
-from precalign.yardstick import water_fill
+from precalign.yardstick import _log2, water_fill
 
 DEMO = Path(__file__).resolve().parents[2] / "analysis/demo/novel.safetensors"
 HELD = 1 - 2.0**-22
@@ -233,14 +235,30 @@ def test_water_filling_against_its_dual():
     rng = np.random.default_rng(5)
     for _ in range(12):
         dim, n = int(rng.integers(1, 6)), int(rng.integers(1, 30))
-        keys, values = 2.0 ** rng.uniform(-12, 4, (1, 1, dim)), 2.0 ** rng.uniform(-12, 4, (1, 1, n))
+        keys, probs = (
+            2.0 ** rng.uniform(-12, 4, (1, 1, dim)),
+            (2.0 ** rng.uniform(-12, 4, (1, 1, n))).astype(np.float32),
+        )
+        sizes = np.full(n, 2.0 ** rng.integers(-3, 3), np.float32)
+        values = dim * np.float64(probs) * sizes
         weights, costs = np.concatenate([keys[0, 0], values[0, 0]]), np.concatenate([np.full(dim, n), np.full(n, dim)])
         error = 2 * weights.sum() * 2.0 ** rng.uniform(-18, 1)
         window = np.zeros(1, np.int64), np.array([n])
-        found = water_fill(keys, values, dim, *window, np.full((1, 1, 1), error), 16)[0, 0, 0]
+        found = water_fill(keys, probs, sizes, dim, *window, np.full((1, 1, 1), error), 16)[0, 0, 0]
         least = dual(weights, costs.astype(float), error, 16)
         # A sixteenth of a binade, and the step when a number becomes whole, of those numbers that share a bucket with the threshold.
         assert least - 0.02 * (1 + least) <= found <= least + costs.max() * 1.5
+
+
+def test_logarithms_of_the_yardstick():
+    rng = np.random.default_rng(6)
+    edges = np.outer([1, 1 - 2.0**-53, 1 + 2.0**-52, 2**0.5, 2**-0.5], 2.0 ** np.arange(-149, 351)).ravel()
+    for x in np.concatenate([edges, 2.0 ** rng.uniform(-149, 350, 5000)]):
+        with gmpy2.context(precision=120):
+            exact = gmpy2.log2(gmpy2.mpfr(float(x)))
+            assert abs(gmpy2.mpfr(float(_log2(float(x)))) - exact) <= max(
+                2.0**-53, 2 * float(np.spacing(abs(float(exact))))
+            )
 
 
 @pytest.mark.parametrize("index", range(6))
@@ -250,3 +268,18 @@ def test_no_read_is_below_the_yardstick(index):
         for profile in profile_head(inputs, **arguments):
             read = profile.traffic.key_ideal_bits + profile.traffic.value_ideal_bits
             assert (profile.optimal_bits <= read).all()
+
+
+@pytest.mark.parametrize("index", [11, 16, 21])
+def test_memory_that_no_step_sees_decides_nothing(index, monkeypatch):
+    """Working arrays are not initialised: what they hold where a step sees no token must not reach a rule."""
+    found = []
+    for filling in (0.0, np.nan):
+        monkeypatch.setattr(block, "aligned_empty", lambda shape, dtype, held=filling: np.full(shape, held, dtype))
+        inputs, arguments = make_case(77, index)
+        with np.errstate(all="ignore"):
+            found.append(profile_head(inputs, **arguments))
+    for zeros, nans in zip(*found, strict=True):
+        np.testing.assert_array_equal(zeros.key_level_channels, nans.key_level_channels, zeros.rule)
+        np.testing.assert_array_equal(zeros.value_level_tokens, nans.value_level_tokens, zeros.rule)
+        np.testing.assert_array_equal(zeros.output_bound, nans.output_bound, zeros.rule)
