@@ -117,7 +117,14 @@ def _layer_data(plan: Plan, tasks: list[Task], inputs: list[HeadInputs]) -> Laye
         [to_binary32(np.ascontiguousarray(head.queries[:, steps.queries]), plan.query_format) for head in inputs]
     )
     return LayerData.make(
-        tasks[0].layer.index, keys, values, queries.astype(np.float64), steps, tasks[0].scale, plan.format
+        tasks[0].layer.index,
+        keys,
+        values,
+        queries.astype(np.float64),
+        steps,
+        tasks[0].scale,
+        plan.format,
+        plan.query_format,
     )
 
 
