@@ -38,6 +38,12 @@ COLUMNS = [
     ),
     Column("full_bytes_per_step", REAL, "byte", "the same of the plain cache"),
     Column(
+        "encode_peak",
+        REAL,
+        "1",
+        "peak memory while encoding, per byte of the plain cache: what NumPy allocates, the result included, of the first layer's first 4,096 tokens at once",
+    ),
+    Column(
         "key_relative_error",
         REAL,
         "1",

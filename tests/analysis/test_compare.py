@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,12 +12,14 @@ import pytest
 import small_dump
 from safetensors.numpy import load_file
 
-from precalign.analysis.compare.contenders import ALL_CODECS, ALL_CONTENDERS, parse_contenders
-from precalign.analysis.compare.ranking import match, ranking
+from precalign.analysis.compare.contenders import ALL_CODECS, ALL_CONTENDERS, Contender, parse_contenders
+from precalign.analysis.compare.memory import encode_peak
+from precalign.analysis.compare.ranking import match, ranking, verdict
 from precalign.analysis.compare.schema import COLUMNS
 from precalign.cli.main import main
-from precalign.codecs import CODECS, CacheShape, CodedCache, CodedPair, get_codec
+from precalign.codecs import CODECS, CacheShape, CodedCache, CodedPair, RowCodec, get_codec
 from precalign.errors import UsageError
+from precalign.formats import BINARY16
 
 
 @pytest.fixture(scope="module")
@@ -237,3 +240,51 @@ def test_a_codec_read_whole_by_a_rule_errs_as_the_codec(dump, tmp_path):
     assert main(["compare", str(dump), "-o", str(tmp_path / "e"), *exempt]) == 0
     rows = pq.read_table(tmp_path / "e/compare.parquet").to_pylist()
     assert {row["output_error_max"] for row in rows if row["contender"] in specs and row["layer"] < 2} == {0}
+
+
+@dataclass(frozen=True)
+class Wasteful(RowCodec):
+    """Keeps binary16, and holds ten times that while it encodes."""
+
+    name = "wasteful"
+    source = "this test"
+
+    def row_bytes(self, head_dim):
+        return 2 * head_dim
+
+    def encode_rows(self, rows, header, shape):
+        held = np.ones(20 * rows.size, np.uint8)
+        return rows.astype("<f2").view(np.uint8) if held.all() else None
+
+    def decode_rows(self, octets, header, shape):
+        return octets.view("<f2").astype(np.float32)
+
+
+def test_peak_memory_of_encoding_is_what_is_allocated():
+    x = np.ones((512, 2, 64), np.float32)
+    one = encode_peak(Contender("one", Wasteful(), None), x, x, BINARY16)
+    # Of keys alone, over keys and values: 10 for what is held, 2 for the tokens joined to the window, 1 for the result.
+    assert one == pytest.approx(13 / 2, rel=0.01)
+    both = encode_peak(Contender("both", Wasteful(), Wasteful()), x, x, BINARY16)
+    # While values are encoded, the keys' window is gone and their result is held.
+    assert both == pytest.approx((13 + 1) / 2, rel=0.01)
+    assert encode_peak(Contender("none", None, None), x, x, BINARY16) < 0.1
+
+
+def test_the_verdict_names_the_least_error_within_each_limit(compared):
+    rows = json.loads((compared / "summary.json").read_text())["contenders"]
+    assert all((row["encode_peak"] is None) == (row["kind"] == "rule") for row in rows)
+    for question, row in verdict(rows):
+        if question.startswith("store at most"):
+            limit = float(question.split()[3])
+            assert row["output_error_median"] == min(
+                r["output_error_median"] for r in rows if r["bits_per_number"] <= limit
+            )
+        elif question.startswith("move at most"):
+            limit = float(question.split()[3]) / 100
+            assert row["output_error_median"] == min(
+                r["output_error_median"] for r in rows if r["moved_share"] <= limit
+            )
+        else:
+            assert row["moved_share"] == min(r["moved_share"] for r in rows if r["kind"] == "rule")
+    assert verdict([]) == []
