@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from precalign.analysis.benchmarks.timing import Benchmark, Options, Row, interleave, rows
 from precalign.codecs import CODECS, CacheShape, Codec, CodedCache, CodedPair, get_codec
-from precalign.codecs.packed import PackedCodec, attend, bytes_read, growth, plain_scores, plain_sum
+from precalign.codecs.packed import PackedCodec, attend, bytes_read, plain_scores, plain_sum
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +22,8 @@ DESCRIPTION = "encoding and decoding by every codec, attention over packed codes
 
 GGUF = {"q8_0": "Q8_0", "q4_0": "Q4_0", "q4_1": "Q4_1", "q5_0": "Q5_0", "q5_1": "Q5_1"}
 N_KV_HEADS, HEAD_DIM, GROUP = 8, 128, 4
+APART = 2.0**-8
+"""kivi's decoding rounds twice to 16 bits, which folding into the query does not; the kit holds every codec to its own bound."""
 AIMS = [
     "encode: scalar codecs at least 100 MB/s on a core, vector codecs (fibquant, turboquant) 20 MB/s; decode twice that",
     "never slower than gguf's and quanto's own quantisers",
@@ -33,6 +37,11 @@ class Peer(NamedTuple):
     name: str
     encode: Callable[[], object]
     decode: Callable[[], object]
+
+
+def _whole(name: str) -> str:
+    """Return the codec's spec with all tokens coded: what stays in a window costs nothing."""
+    return f"{name}:window=0" if any(field.name == "window" for field in fields(CODECS[name])) else name
 
 
 def _filled(name: str, keys: NDArray[np.float32], values: NDArray[np.float32]) -> CodedPair:
@@ -62,28 +71,27 @@ def _gguf(keys: NDArray[np.float32], values: NDArray[np.float32]) -> tuple[dict[
 
 
 def _quanto(keys: NDArray[np.float32], values: NDArray[np.float32]) -> tuple[dict[str, Peer], str]:
-    """Return what quanto does as transformers calls it, on one thread, in binary32 on the CPU."""
+    """Return what quanto does as transformers calls it, on one thread, in the cache's binary16."""
     try:
         import torch
-        from optimum.quanto import MaxOptimizer, qint4, quantize_weight
+
+        quanto = import_module("optimum.quanto")
     except ImportError:
         return {}, "quanto is not installed: its quantiser was not timed"
-    x = torch.from_numpy(np.concatenate([keys, values]).reshape(-1, HEAD_DIM))
+    x = torch.from_numpy(np.concatenate([keys, values]).reshape(-1, HEAD_DIM)).half()
 
-    def encode() -> object:
+    def encode() -> Any:  # noqa: ANN401 - quanto's tensor
         torch.set_num_threads(1)
-        scale, shift = MaxOptimizer()(x, qint4, 0, 64)
-        return quantize_weight(x, qint4, 0, scale, shift, 64)
+        scale, shift = quanto.MaxOptimizer()(x, quanto.qint4, 0, 64)
+        return quanto.quantize_weight(x, quanto.qint4, 0, scale, shift, 64)
 
     coded = encode()
-    ours = np.concatenate(_filled("quanto:window=0", keys, values).decode()).reshape(-1, HEAD_DIM)
-    apart = float(np.abs(coded.dequantize().numpy() - ours).max() / np.abs(ours).max())  # type: ignore[attr-defined]
-    limit = 2 / 15  # half a step each, and a group's range is at most twice the largest number
-    if not apart <= limit:
-        raise AssertionError(f"quanto: decodes to numbers {apart:.3g} of the largest away")
+    ours = np.concatenate(_filled(_whole("quanto"), keys, values).decode()).reshape(-1, HEAD_DIM)
+    if not np.array_equal(coded.dequantize().float().numpy(), ours):
+        raise AssertionError("quanto: decodes to other numbers than quanto's")
     return {
-        "quanto": Peer("quanto", encode, coded.dequantize),  # type: ignore[attr-defined]
-    }, f"quanto: decoded numbers within {apart:.2g} of the largest (half a code step each: {limit:.2g})"
+        "quanto": Peer("quanto", encode, coded.dequantize),
+    }, "quanto: the numbers that quanto's own codes give"
 
 
 def _coding(keys: NDArray[np.float32], values: NDArray[np.float32], repeats: int) -> tuple[list[Row], list[str]]:
@@ -94,8 +102,8 @@ def _coding(keys: NDArray[np.float32], values: NDArray[np.float32], repeats: int
     encode: dict[str, Callable[[], object]] = {"copy": lambda: (keys.copy(), values.copy())}
     decode = dict(encode)
     for name in CODECS:
-        encode[name] = partial(_filled, name, keys, values)
-        decode[name] = _filled(name, keys, values).decode
+        encode[name] = partial(_filled, _whole(name), keys, values)
+        decode[name] = _filled(_whole(name), keys, values).decode
         if name in peers:
             encode[f"{name}, {peers[name].name}"] = peers[name].encode
             decode[f"{name}, {peers[name].name}"] = peers[name].decode
@@ -132,17 +140,16 @@ def plain_attend(
     return out
 
 
-def _checked(name: str, keys: CodedCache, values: CodedCache, queries: NDArray[np.float32], scale: float) -> None:
-    """Hold attention over packed codes against that over decoded numbers, within what the codec states."""
-    codec = keys.codec
-    assert isinstance(codec, PackedCodec)  # noqa: S101 - others are not timed
-    off = np.abs(attend(keys, values, queries, scale) - decode_then_attend(keys, values, queries, scale)).max()
-    top_k, top_v = (float(np.abs(side.decode()).max()) * HEAD_DIM**0.5 for side in (keys, values))
-    size = scale * float(np.linalg.norm(queries, axis=2).max()) * top_k
-    error = codec.packed_error(keys.shape) + 2 * growth(HEAD_DIM + 8)
-    bound = float(np.expm1(2 * size * error)) + codec.packed_error(values.shape) + 3 * growth(values.n_tokens + 10)
-    if not off <= bound * top_v:
-        raise AssertionError(f"{name}: attention over packed codes is {off:.3g} off, its bound is {bound * top_v:.3g}")
+def _checked(name: str, keys: CodedCache, values: CodedCache, queries: NDArray[np.float32], scale: float) -> float:
+    """Hold attention over packed codes against that over decoded numbers, to a few roundings of the cache's format; return how far they lie apart."""
+    long_way = decode_then_attend(keys, values, queries, scale)
+    off = np.linalg.norm(attend(keys, values, queries, scale) - long_way, axis=2)
+    apart = float((off / np.linalg.norm(long_way, axis=2)).max())
+    if not apart <= APART:
+        raise AssertionError(
+            f"{name}: attention over packed codes is {apart:.3g} of the output's norm off, above {APART:g}"
+        )
+    return apart
 
 
 def _attention(keys: NDArray[np.float32], values: NDArray[np.float32], repeats: int) -> tuple[list[Row], str]:
@@ -150,24 +157,25 @@ def _attention(keys: NDArray[np.float32], values: NDArray[np.float32], repeats: 
     rng = np.random.default_rng(1)
     queries, scale = rng.standard_normal((N_KV_HEADS, GROUP, HEAD_DIM)).astype(np.float32), HEAD_DIM**-0.5
     found: list[Row] = []
+    apart: dict[str, float] = {}
     offered = [name for name, codec in CODECS.items() if issubclass(codec, PackedCodec)]
     for name in offered:
         codec = get_codec(name)
         assert isinstance(codec, Codec)  # noqa: S101 - a packed codec is one
-        caches = [CodedCache(codec, CacheShape(N_KV_HEADS, HEAD_DIM, side)) for side in ("keys", "values")]
-        for cache, x in zip(caches, (keys, values), strict=True):
-            cache.append(x)
-        _checked(name, caches[0], caches[1], queries, scale)
-        decoded = [cache.decode() for cache in caches]
+        of_keys, of_values = (CodedCache(codec, CacheShape(N_KV_HEADS, HEAD_DIM, side)) for side in ("keys", "values"))
+        of_keys.append(keys)
+        of_values.append(values)
+        apart[name] = _checked(name, of_keys, of_values, queries, scale)
+        numbers = of_keys.decode(), of_values.decode()
         read = {
-            "packed codes": bytes_read(*caches),
-            "decode, then attend": bytes_read(*caches) + sum(x.nbytes for x in decoded),
-            "decoded before": sum(x.nbytes for x in decoded),
+            "packed codes": bytes_read(of_keys, of_values),
+            "decode, then attend": bytes_read(of_keys, of_values) + sum(x.nbytes for x in numbers),
+            "decoded before": sum(x.nbytes for x in numbers),
         }
         contenders: dict[str, Callable[[], object]] = {
-            "packed codes": partial(attend, *caches, queries, scale),
-            "decode, then attend": partial(decode_then_attend, *caches, queries, scale),
-            "decoded before": partial(plain_attend, *decoded, queries, scale),
+            "packed codes": partial(attend, of_keys, of_values, queries, scale),
+            "decode, then attend": partial(decode_then_attend, of_keys, of_values, queries, scale),
+            "decoded before": partial(plain_attend, numbers[0], numbers[1], queries, scale),
         }
 
         def figures(what: str, seconds: float, read: dict[str, int] = read) -> dict[str, float]:
@@ -175,9 +183,10 @@ def _attention(keys: NDArray[np.float32], values: NDArray[np.float32], repeats: 
 
         case = f"attention, {name}, {len(keys)} tokens"
         found += rows(case, interleave(contenders, repeats), reference="decode, then attend", figures=figures)
+    listed = ", ".join(f"{name} {x:.1e}" for name, x in apart.items())
     return (
         found,
-        f"attention over packed codes of {', '.join(offered)}: within the codec's bound of attention over decoded numbers",
+        f"attention over packed codes against decoded numbers, of the output's norm at most {APART:g}: {listed}",
     )
 
 

@@ -56,7 +56,7 @@ def pack_block(codes: Array, out: Array) -> int:
     widest = np.int64(bit_length(codes.max()))
     out[0] = widest
     of_width, at = np.int64(bit_length(widest)), 1
-    held, n_held = np.uint64(0), 0  # fewer than 32 bits between fields, and no field has more than 24
+    held, n_held = np.uint64(0), np.int64(0)  # fewer than 32 bits between fields, and no field has more than 24
     for first in range(0, BLOCK_TOKENS, PACK_TOKENS):
         least[:], most[:] = codes[first], codes[first]
         for t in range(first + 1, first + PACK_TOKENS):
@@ -77,7 +77,7 @@ def pack_block(codes: Array, out: Array) -> int:
                     _put_word(out, at, held)
                     held, n_held, at = held >> np.uint64(WORD_BITS), n_held - WORD_BITS, at + WORD_BITS // 8
     _put_word(out, at, held)
-    return at + (n_held + 7) // 8
+    return int(at + (n_held + 7) // 8)
 
 
 @kernel
