@@ -244,8 +244,8 @@ def _tensor_errors(name: str, exact: NDArray[np.float64], decoded: NDArray[np.fl
     inner = (exact * decoded).sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         cosines = np.where(size * got > 0, inner / (size * got), (size == got).astype(np.float64))
-    whole = float(np.linalg.norm(exact))
-    off = float(np.linalg.norm(decoded - exact))
+    whole = float(np.linalg.norm(size))
+    off = float(np.linalg.norm(np.linalg.norm(decoded - exact, axis=1)))
     return {
         f"{name}_relative_error": off / whole if whole else float(off > 0),
         f"{name}_cosine_mean": float(cosines.mean()),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from precalign.codecs.attention import seen_tokens, softmax
+from precalign.codecs.attention import multiply, seen_tokens, softmax
 from precalign.counts import count_levels, window_max
 from precalign.errors import UsageError
 from precalign.rules.aligned_max import AlignedMax
@@ -140,7 +140,7 @@ def _scores(queries: NDArray[np.float64], keys: PlanedHead, levels: NDArray[np.u
     for level in range(keys.layout.first_read, len(keys.layout.levels)):
         chosen = levels == level
         if chosen.any():
-            out += np.where(chosen, queries, 0) @ keys.numbers(level).astype(np.float64).T
+            out += multiply(np.where(chosen, queries, 0), keys.numbers(level).astype(np.float64).T)
     return out
 
 
@@ -150,7 +150,7 @@ def _outputs(probs: NDArray[np.float64], values: PlanedHead, levels: NDArray[np.
     for level in range(values.layout.first_read, len(values.layout.levels)):
         chosen = levels == level
         if chosen.any():
-            out += np.where(chosen, probs, 0) @ values.numbers(level).astype(np.float64)
+            out += multiply(np.where(chosen, probs, 0), values.numbers(level).astype(np.float64))
     return out
 
 
