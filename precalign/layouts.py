@@ -19,10 +19,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from precalign.errors import UnavailableError, UsageError
-from precalign.formats import BFLOAT16, BINARY16, E4M3FN, E4M3FNUZ, E5M2, E5M2FNUZ, Format
+from precalign.formats import BFLOAT16, BINARY16, E2M1, E4M3FN, E4M3FNUZ, E5M2, E5M2FNUZ, Format, Specials
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+INT8 = Format("int8", 1, 6, -5, Specials.FINITE)
+"""Integers from -127 to 127 as sign and magnitude, which is a float of one exponent bit and emin = 6: its spacing is 1 everywhere."""
 
 DEFAULT_WIDTHS = {
     BINARY16.name: (8, 4, 4),
@@ -31,8 +34,10 @@ DEFAULT_WIDTHS = {
     E5M2.name: (6, 2),
     E4M3FNUZ.name: (5, 3),
     E5M2FNUZ.name: (6, 2),
+    E2M1.name: (3, 1),
+    INT8.name: (4, 4),
 }
-"""Plane widths used where the user names none, by format; also the list of formats that have layouts."""
+"""Plane widths used where the user names none, by format; also the list of formats that have layouts. Codes of the last two are codecs'."""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from precalign.analysis.compare.contenders import Contender
-from precalign.codecs import CacheShape, Codec, CodedCache, CodedPair, PairCodec, predicted_bytes
-from precalign.codecs.attention import MixedHead, StepErrors, exact_steps, step_errors
+from precalign.codecs import CacheShape, Codec, CodedCache, CodedPair, PairCodec, RowCodec, predicted_bytes
+from precalign.codecs.attention import MixedHead, StepErrors, errors_of, exact_steps, step_errors
+from precalign.codecs.planed import planed_heads
+from precalign.codecs.planed_attention import planed_steps
+from precalign.formats.codes import exponents
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,8 +35,8 @@ class LayerData:
         Of the steps looked at.
     steps : Steps
     scale : float
-    format : Format
-        Of the cache.
+    format, query_format : Format
+        Of the cache, of the queries.
     exact : list of (scores, outputs)
         By kv head, from `exact_steps`.
     """
@@ -45,6 +48,7 @@ class LayerData:
     steps: Steps
     scale: float
     format: Format
+    query_format: Format
     exact: list[tuple[NDArray[np.float64], NDArray[np.float64]]]
 
     @classmethod
@@ -57,12 +61,13 @@ class LayerData:
         steps: Steps,
         scale: float,
         fmt: Format,
+        query_format: Format,
     ) -> LayerData:
         """Compute exact attention once for all contenders."""
         heads = range(keys.shape[1])
         wide = [(keys[:, head].astype(np.float64), values[:, head].astype(np.float64)) for head in heads]
         exact = [exact_steps(queries[head], *wide[head], steps, scale) for head in heads]
-        return cls(layer, keys, values, queries, steps, scale, fmt, exact)
+        return cls(layer, keys, values, queries, steps, scale, fmt, query_format, exact)
 
     @property
     def full_bytes_per_step(self) -> float:
@@ -151,6 +156,8 @@ def _hold_pair(data: LayerData, codec: PairCodec) -> Held:
 
 def measure(data: LayerData, contender: Contender) -> list[dict[str, Any]]:
     """Return one row per kv head: `precalign.analysis.compare.schema` names and explains the columns."""
+    if contender.reading is not None and data.layer not in contender.exempt_layers:
+        return _measure_planed(data, contender)
     held = hold(data, contender)
     n_kv_heads = data.keys.shape[1]
     sizes = {f"{side[:-1]}_bits_per_number": 8 * held.nbytes[side] / data.keys.size for side in held.nbytes}
@@ -166,6 +173,52 @@ def measure(data: LayerData, contender: Contender) -> list[dict[str, Any]]:
         "full_bytes_per_step": data.full_bytes_per_step,
     }
     return [common | {"kv_head": head} | _errors(data, held, head) for head in range(n_kv_heads)]
+
+
+def _measure_planed(data: LayerData, contender: Contender) -> list[dict[str, Any]]:
+    """Return the rows of codes in planes that a rule reads in part."""
+    codec, reading, n_kv_heads = contender.keys, contender.reading, data.keys.shape[1]
+    assert isinstance(codec, RowCodec)  # noqa: S101 - `parse_contender` has looked
+    assert reading is not None  # noqa: S101 - the caller has looked
+    tokens = {"keys": data.keys, "values": data.values}
+    sides = {side: planed_heads(codec, x, data.shape(side), reading.layout) for side, x in tokens.items()}
+    rows = []
+    for head in range(n_kv_heads):
+        keys, values = (sides[side][head] for side in tokens)
+        q = data.queries[head].astype(np.float32)
+        found = planed_steps(
+            q,
+            exponents(q, data.query_format),
+            keys,
+            values,
+            reading.rule,
+            data.steps,
+            data.scale,
+            query_bits=data.query_format.total_bits,
+        )
+        stored = {"key": keys.nbytes, "value": values.nbytes}
+        once = {f"{side[:-1]}": sides[side][0].header.size / n_kv_heads for side in tokens}
+        sizes = {side: stored[side] + once[side] for side in stored}
+        bits = {f"{side}_bits_per_number": 8 * n_kv_heads * size / data.keys.size for side, size in sizes.items()}
+        full = len(reading.layout.levels) - 1
+        rows.append(
+            {
+                "contender": contender.name,
+                "kind": "codec read by rule",
+                "layer": data.layer,
+                "kv_head": head,
+                "n_steps": len(data.steps),
+                **bits,
+                "bits_per_number": sum(bits.values()) / 2,
+                "stored_bytes": sum(sizes.values()),
+                "moved_bytes_per_step": float(found.moved.mean()),
+                "full_bytes_per_step": data.full_bytes_per_step,
+            }
+            | _tensor_errors("key", data.keys[:, head].astype(np.float64), keys.numbers(full).astype(np.float64))
+            | _tensor_errors("value", data.values[:, head].astype(np.float64), values.numbers(full).astype(np.float64))
+            | summarise(errors_of((found.scores, found.outputs), data.exact[head], data.steps))
+        )
+    return rows
 
 
 def _errors(data: LayerData, held: Held, head: int) -> dict[str, float]:
@@ -191,8 +244,8 @@ def _tensor_errors(name: str, exact: NDArray[np.float64], decoded: NDArray[np.fl
     inner = (exact * decoded).sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         cosines = np.where(size * got > 0, inner / (size * got), (size == got).astype(np.float64))
-    whole = float(np.linalg.norm(exact))
-    off = float(np.linalg.norm(decoded - exact))
+    whole = float(np.linalg.norm(size))
+    off = float(np.linalg.norm(np.linalg.norm(decoded - exact, axis=1)))
     return {
         f"{name}_relative_error": off / whole if whole else float(off > 0),
         f"{name}_cosine_mean": float(cosines.mean()),

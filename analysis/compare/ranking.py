@@ -15,12 +15,15 @@ if TYPE_CHECKING:
 MEANS = (
     *("key_bits_per_number", "value_bits_per_number", "bits_per_number"),
     *("key_relative_error", "value_relative_error", "key_cosine_mean", "value_cosine_mean"),
-    *("output_error_median", "output_error_p99", "output_cosine_mean"),
+    *("output_error_median", "output_error_p99", "output_cosine_mean", "encode_peak"),
 )
 SUMS = ("stored_bytes", "moved_bytes_per_step", "full_bytes_per_step")
 COSTS = {"stored": "bits_per_number", "moved": "moved_share"}
 """Cost that a front is drawn against -> its column."""
 ERROR = "output_error_median"
+STORED_LIMITS = (3.0, 4.0, 6.0, 9.0)
+"""Bits a number that `verdict` asks about; 9 takes in codes of 8 bits with their scales."""
+MOVED_LIMITS = (0.25, 0.375, 0.5)
 
 
 def ranking(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -82,3 +85,19 @@ def match(rows: Sequence[dict[str, Any]], text: str) -> tuple[str, list[dict[str
         ) from None
     within = sorted((row for row in rows if row[column] <= limit), key=lambda row: (row[order], row[column]))
     return order, within
+
+
+def verdict(rows: Sequence[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+    """Return questions of a reader and the contender that answers each: what to store, what to read.
+
+    A question that no contender answers is left out; errors are medians, as in `match`.
+    """
+    found = [(f"store at most {bits:g} bits a number", match(rows, f"bits={bits}")[1]) for bits in STORED_LIMITS]
+    found += [
+        (f"move at most {100 * share:g} % of the bytes", match(rows, f"moved={share}")[1]) for share in MOVED_LIMITS
+    ]
+    readers = [row for row in rows if row["kind"] == "rule"]
+    found.append(
+        ("store all 16 bits, read least of them", sorted(readers, key=lambda row: (row["moved_share"], row[ERROR])))
+    )
+    return [(question, within[0]) for question, within in found if within]

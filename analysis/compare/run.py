@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from precalign import __version__
 from precalign.analysis.compare.measure import LayerData, measure
+from precalign.analysis.compare.memory import encode_peak
 from precalign.analysis.compare.ranking import ranking
 from precalign.analysis.compare.schema import COMPARE_FILE, COMPARE_PAGE, COMPARE_SCHEMA, compare_schema
 from precalign.analysis.facts import dump_facts
@@ -24,6 +25,8 @@ from precalign.layouts import default_layout
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from precalign.analysis.compare.contenders import Contender
     from precalign.analysis.plan import Plan, Task
@@ -77,8 +80,14 @@ def compare(
     with result_directory(target, overwrite=overwrite) as directory:
         layers = [list(tasks) for _, tasks in groupby(plan.tasks, key=lambda task: task.layer.index)]
 
+        # One after the other, before layers are worked on side by side: what is traced is the whole process.
+        peaks = _encode_peaks(plan, layers[0], contenders)
+
         def work(tasks: list[Task], advance: Progress) -> list[dict[str, Any]]:
-            return _layer_rows(plan, tasks, contenders, advance)
+            return [
+                row | {"encode_peak": peaks.get(row["contender"])}
+                for row in _layer_rows(plan, tasks, contenders, advance)
+            ]
 
         rows = [row for part in in_order(layers, plan.options.jobs, work, progress) for row in part]
         order = {name: i for i, name in enumerate(dict.fromkeys(row["contender"] for row in rows))}
@@ -86,6 +95,19 @@ def compare(
         table = pa.Table.from_pylist(rows, schema=compare_schema())
         summary = _summary(plan, rows)
         return write_table_result(directory, target, summary, (COMPARE_FILE, table), (COMPARE_PAGE, render))
+
+
+def _encode_peaks(plan: Plan, tasks: list[Task], contenders: Sequence[Contender]) -> dict[str, float]:
+    keys, values = _tokens(plan, [read_inputs(plan, task) for task in tasks])
+    return {contender.name: encode_peak(contender, keys, values, plan.format) for contender in contenders}
+
+
+def _tokens(plan: Plan, inputs: list[HeadInputs]) -> list[NDArray[np.float32]]:
+    """Return keys and values, (seq_len, n_kv_heads, head_dim)."""
+    return [
+        np.stack([to_binary32(getattr(head, side), plan.format) for head in inputs], axis=1)
+        for side in ("keys", "values")
+    ]
 
 
 def _layer_rows(
@@ -109,15 +131,19 @@ def _layer_rows(
 def _layer_data(plan: Plan, tasks: list[Task], inputs: list[HeadInputs]) -> LayerData:
     steps = tasks[0].steps
     assert steps is not None  # noqa: S101 - check_queries has looked
-    keys, values = (
-        np.stack([to_binary32(getattr(head, side), plan.format) for head in inputs], axis=1)
-        for side in ("keys", "values")
-    )
+    keys, values = _tokens(plan, inputs)
     queries = np.stack(
         [to_binary32(np.ascontiguousarray(head.queries[:, steps.queries]), plan.query_format) for head in inputs]
     )
     return LayerData.make(
-        tasks[0].layer.index, keys, values, queries.astype(np.float64), steps, tasks[0].scale, plan.format
+        tasks[0].layer.index,
+        keys,
+        values,
+        queries.astype(np.float64),
+        steps,
+        tasks[0].scale,
+        plan.format,
+        plan.query_format,
     )
 
 

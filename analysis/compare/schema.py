@@ -12,7 +12,12 @@ COMPARE_PAGE = "compare.html"
 
 COLUMNS = [
     Column("contender", TEXT, "", "codecs of keys and values, or the rule, with their parameters"),
-    Column("kind", TEXT, "", '"codec" (fewer bits stored, all of them read) or "rule" (all stored, fewer read)'),
+    Column(
+        "kind",
+        TEXT,
+        "",
+        '"codec" (fewer bits stored, all of them read), "rule" (all stored, fewer read) or "codec read by rule" (fewer stored, fewer still read)',
+    ),
     Column("layer", INDEX, "", "layer index as in the dump"),
     Column("kv_head", INDEX, "", "kv head index in its layer"),
     Column("n_steps", COUNT, "1", "decode steps"),
@@ -29,9 +34,15 @@ COLUMNS = [
         "moved_bytes_per_step",
         REAL,
         "byte",
-        "32-byte sectors that a decode step reads, mean over steps, a head's share; of a codec all that it stores for the tokens seen",
+        "32-byte sectors that a decode step reads, mean over steps, a head's share; of a codec that no rule reads all that it stores for the tokens seen",
     ),
     Column("full_bytes_per_step", REAL, "byte", "the same of the plain cache"),
+    Column(
+        "encode_peak",
+        REAL,
+        "1",
+        "peak memory while encoding, per byte of the plain cache: what NumPy allocates, the result included, of the first layer's first 4,096 tokens at once",
+    ),
     Column(
         "key_relative_error",
         REAL,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
-from precalign.analysis.compare.ranking import match
+from precalign.analysis.compare.ranking import match, verdict
 from precalign.analysis.render import words
 from precalign.analysis.render.figures import finite
 from precalign.analysis.render.html import page
@@ -37,6 +37,7 @@ def html(comparison: Comparison) -> str:
         title=words.title(summary),
         sentence=sentence(summary),
         rows=rows,
+        verdict=verdict(rows),
         layers=sorted(set(comparison.table.column("layer").to_pylist())),
     )
 
@@ -90,10 +91,29 @@ def show(comparison: Comparison, out: Console) -> None:
         f"[bold]{escape(words.title(summary))}[/]  {len(summary['contenders'])} contenders, {options['n_steps']:,} decode steps"
     )
     out.print(escape(sentence(summary)))
+    _show_verdict(summary["contenders"], out)
     show_rows(summary["contenders"], out)
     out.print(
-        "Stored: bits a number, everything included. Moved: 32-byte sectors of a step, of those of the plain cache. *: nothing else is better in both."
+        "Stored: bits a number, everything included. Moved: 32-byte sectors of a step, of those of the plain cache. *: nothing else is better in both. "
+        "Peak: memory while encoding, of the plain cache's bytes."
     )
+
+
+def _show_verdict(rows: Sequence[dict[str, Any]], out: Console) -> None:
+    """Print who answers the questions of a reader."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("to", no_wrap=True)
+    table.add_column("least error", no_wrap=True)
+    for heading in ("stored", "moved", "output, median", "99 %"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for question, row in verdict(rows):
+        figures = (f"{row['bits_per_number']:.2f}", words.percent(row["moved_share"]))
+        errors = (_number(row["output_error_median"]), _number(row["output_error_p99"]))
+        table.add_row(question, row["contender"], *figures, *errors)
+    out.print(table)
 
 
 def show_rows(rows: Sequence[dict[str, Any]], out: Console) -> None:
@@ -104,9 +124,8 @@ def show_rows(rows: Sequence[dict[str, Any]], out: Console) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     headings = (
         "stored",
-        "keys",
-        "values",
         "moved",
+        "peak",
         "key error",
         "value error",
         "output, median",
@@ -123,9 +142,8 @@ def show_rows(rows: Sequence[dict[str, Any]], out: Console) -> None:
         table.add_row(
             row["contender"],
             f"{row['bits_per_number']:.2f}{star['stored']}",
-            f"{row['key_bits_per_number']:.2f}",
-            f"{row['value_bits_per_number']:.2f}",
             f"{words.percent(row['moved_share'])}{star['moved']}",
+            "–" if row.get("encode_peak") is None else f"{row['encode_peak']:.1f}",
             _number(row["key_relative_error"]),
             _number(row["value_relative_error"]),
             _number(row["output_error_median"]),

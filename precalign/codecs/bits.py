@@ -9,6 +9,14 @@ from precalign.jit import Array, inline, kernel
 
 @inline
 def _pack_row(codes: Array, width: int, out: Array) -> None:
+    if width == 8:
+        for i in range(len(codes)):
+            out[i] = np.uint8(codes[i])
+        return
+    if width == 4 and len(codes) % 2 == 0:
+        for i in range(len(codes) // 2):
+            out[i] = np.uint8(codes[2 * i] | (codes[2 * i + 1] << np.uint8(4)))
+        return
     held, n_held, at = np.uint64(0), 0, 0
     for i in range(len(codes)):
         held |= np.uint64(codes[i]) << np.uint64(n_held)
@@ -25,6 +33,15 @@ def _pack_row(codes: Array, width: int, out: Array) -> None:
 @inline
 def unpack_row(octets: Array, width: int, out: Array) -> None:
     """Unpack one row."""
+    if width == 8:
+        for i in range(len(out)):
+            out[i] = octets[i]
+        return
+    if width == 4 and len(out) % 2 == 0:
+        for i in range(len(out) // 2):
+            out[2 * i] = octets[i] & np.uint8(15)
+            out[2 * i + 1] = octets[i] >> np.uint8(4)
+        return
     held, n_held, at = np.uint64(0), 0, 0
     mask = np.uint64((1 << width) - 1)
     for i in range(len(out)):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from precalign.codecs.base import FIRST_TOKENS, CacheShape, RowCodec
+from precalign.codecs.planed import PlanedRows
 from precalign.errors import UsageError
 from precalign.formats import E4M3FN, E5M2
 from precalign.formats.codes import value_table
@@ -22,7 +23,7 @@ FORMATS = {f.name: f for f in (E4M3FN, E5M2)}
 
 
 @dataclass(frozen=True)
-class Fp8(RowCodec):
+class Fp8(RowCodec, PlanedRows):
     """code = fp8(x / scale), saturating; binary32 scales.
 
     Attributes
@@ -98,3 +99,11 @@ class Fp8(RowCodec):
         """Return the values."""
         del shape
         return value_table(self.element).astype(np.float32)[octets] * self._scales(header, len(octets))
+
+    def take_apart(self, octets: NDArray[np.uint8], head_dim: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return the codes; all scales are stored once."""
+        return octets, octets[:, head_dim:]
+
+    def row_scales(self, beside: NDArray[np.uint8], header: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the scale of each row, that of its head or of all."""
+        return self._scales(header, len(beside))

@@ -9,6 +9,7 @@ import numpy as np
 
 from precalign.codecs.base import CacheShape, RowCodec, require_multiple
 from precalign.codecs.bits import pack_rows, packed_bytes, unpack_rows
+from precalign.codecs.planed import PlanedRows
 from precalign.formats import E2M1, E4M3FN, E8M0
 from precalign.formats.codes import value_table
 from precalign.interop.mx import BLOCK
@@ -44,10 +45,10 @@ def _scale(blocks: Array, emax: int, scaled: Array, scales: Array) -> None:
             to[i] = row[i] * factor
 
 
-class _Mx(RowCodec):
+class _Mx(RowCodec, PlanedRows):
     """Rows of packed elements, then the scales of their blocks (OCP MX v1.0, section 6.3)."""
 
-    element: ClassVar[Format]
+    element_format: ClassVar[Format]
 
     def check(self, shape: CacheShape) -> None:
         """Raise UsageError unless head_dim is whole blocks."""
@@ -79,6 +80,22 @@ class _Mx(RowCodec):
         elements = value_table(self.element).astype(np.float32)[codes].reshape(len(octets), -1, BLOCK)
         return (elements * scales[..., None]).reshape(len(octets), shape.head_dim)
 
+    @property
+    def element(self) -> Format:
+        """The format of elements."""
+        return self.element_format
+
+    def take_apart(self, octets: NDArray[np.uint8], head_dim: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return the elements, and the E8M0 scales."""
+        codes = np.empty((len(octets), head_dim), np.uint8)
+        unpack_rows(octets, self.element.total_bits, codes)
+        return codes, octets[:, -(head_dim // BLOCK) :]
+
+    def row_scales(self, beside: NDArray[np.uint8], header: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the scale of each block."""
+        del header
+        return value_table(E8M0).astype(np.float32)[beside]
+
 
 @dataclass(frozen=True)
 class Mxfp8(_Mx):
@@ -86,7 +103,7 @@ class Mxfp8(_Mx):
 
     name = "mxfp8"
     source = "OCP Microscaling v1.0"
-    element = E4M3FN
+    element_format = E4M3FN
 
 
 @dataclass(frozen=True)
@@ -95,4 +112,4 @@ class Mxfp4(_Mx):
 
     name = "mxfp4"
     source = "OCP Microscaling v1.0"
-    element = E2M1
+    element_format = E2M1

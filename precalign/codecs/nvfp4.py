@@ -9,6 +9,7 @@ import numpy as np
 
 from precalign.codecs.base import FIRST_TOKENS, CacheShape, RowCodec, require_multiple
 from precalign.codecs.bits import pack_rows, unpack_rows
+from precalign.codecs.planed import PlanedRows
 from precalign.errors import UsageError
 from precalign.formats import E2M1, E4M3FN
 from precalign.formats.codes import value_table
@@ -17,11 +18,13 @@ from precalign.rounding import encode
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from precalign.formats import Format
+
 BLOCK = 16
 
 
 @dataclass(frozen=True)
-class Nvfp4(RowCodec):
+class Nvfp4(RowCodec, PlanedRows):
     """block scale = e4m3(max |x| / 6 / global); code = e2m1(x / (block scale * global)).
 
     Attributes
@@ -85,3 +88,19 @@ class Nvfp4(RowCodec):
         elements = value_table(E2M1).astype(np.float32)[codes].reshape(len(octets), -1, BLOCK)
         rows: NDArray[np.float32] = (elements * steps[..., None]).reshape(len(octets), shape.head_dim)
         return rows
+
+    @property
+    def element(self) -> Format:
+        """e2m1."""
+        return E2M1
+
+    def take_apart(self, octets: NDArray[np.uint8], head_dim: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return the codes, and the e4m3fn scales of the blocks."""
+        codes = np.empty((len(octets), head_dim), np.uint8)
+        unpack_rows(octets, 4, codes)
+        return codes, octets[:, head_dim // 2 :]
+
+    def row_scales(self, beside: NDArray[np.uint8], header: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the scale of each block, the global one included."""
+        scales: NDArray[np.float32] = value_table(E4M3FN).astype(np.float32)[beside] * header.view("<f4")[0]
+        return scales

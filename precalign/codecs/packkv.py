@@ -10,6 +10,7 @@ import numpy as np
 from precalign.codecs.pair import Coded, PairCodec, damaged
 from precalign.codecs.repack import BLOCK_TOKENS, greedy_order, pack_block, pack_limit, unpack_block
 from precalign.errors import UsageError
+from precalign.jit import Array, kernel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -86,12 +87,12 @@ class PackKV(PairCodec):
         del shape
         return Coded(np.concatenate(parts[0]), np.concatenate(parts[1]), np.empty(0, np.uint8), np.concatenate(orders))
 
-    def _order(self, key_codes: NDArray[np.int64], value_codes: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _order(self, key_codes: NDArray[np.int32], value_codes: NDArray[np.int32]) -> NDArray[np.int64]:
         if self.order == "none":
             return np.arange(BLOCK_TOKENS)
         if self.order == "median":
             return np.argsort(np.median(value_codes, axis=1), kind="stable")
-        found: NDArray[np.int64] = greedy_order(np.concatenate([key_codes, value_codes], axis=1).astype(np.int32))
+        found: NDArray[np.int64] = greedy_order(np.concatenate([key_codes, value_codes], axis=1))
         return found
 
     def decode(self, coded: Coded, n_tokens: int, shape: CacheShape) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -103,24 +104,39 @@ class PackKV(PairCodec):
         return keys, values
 
 
+@kernel
+def _code_tokens(tokens: Array, rel: float, scales: Array, zeros: Array, codes: Array) -> None:
+    """Write scales, zeros (n_tokens,) and codes (n_tokens, n_channels), divided and rounded in binary64."""
+    for t in range(tokens.shape[0]):
+        row, to = tokens[t], codes[t]
+        least, most = row[0], row[0]
+        for c in range(len(row)):
+            least, most = min(least, row[c]), max(most, row[c])
+        scale = np.float32(rel * (np.float64(most) - np.float64(least)))
+        # A constant token has no range: its own magnitude is the scale, and the zero its sign. A range lost beside the offset likewise.
+        if np.float64(scale) < abs(np.float64(least)) * 2.0**-30:
+            scale = abs(least)
+        if scale == 0:
+            scale = np.float32(1)
+        zero = np.rint(np.float64(least) / np.float64(scale))
+        scales[t], zeros[t] = scale, np.int32(zero)
+        for c in range(len(row)):
+            to[c] = np.int32(np.rint(np.float64(row[c]) / np.float64(scale)) - zero)
+
+
 def _quantise(
     tokens: NDArray[np.float32], rel: float
-) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.int64]]:
+) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.int32]]:
     """Return scales, zeros (n_tokens,) and codes (n_tokens, n_channels)."""
-    wide = tokens.astype(np.float64)
-    least, most = wide.min(axis=1), wide.max(axis=1)
-    scales = (rel * (most - least)).astype(np.float32)
-    # A constant token has no range: its own magnitude is the scale, and the zero its sign. A range lost beside the offset likewise.
-    scales = np.where(scales < np.abs(least) * 2.0**-30, np.abs(least), scales).astype(np.float32)
-    scales[scales == 0] = 1
-    zeros = np.rint(least / scales)
-    codes = np.rint(wide / scales[:, None]) - zeros[:, None]
-    return scales, zeros.astype(np.int32), codes.astype(np.int64)
+    n = len(tokens)
+    found = np.empty(n, np.float32), np.empty(n, np.int32), np.empty(tokens.shape, np.int32)
+    _code_tokens(tokens, rel, *found)
+    return found
 
 
-def _packed(scales: NDArray[np.float32], zeros: NDArray[np.int32], codes: NDArray[np.int64]) -> NDArray[np.uint8]:
+def _packed(scales: NDArray[np.float32], zeros: NDArray[np.int32], codes: NDArray[np.int32]) -> NDArray[np.uint8]:
     widest = int(codes.max()).bit_length()
-    out = np.zeros(BLOCK_HEADER_BYTES + pack_limit(codes.shape[1], widest), np.uint8)
+    out = np.empty(BLOCK_HEADER_BYTES + pack_limit(codes.shape[1], widest), np.uint8)
     end = BLOCK_HEADER_BYTES + pack_block(codes, out[BLOCK_HEADER_BYTES:])
     header = (np.array([end], "<u4"), scales.astype("<f4"), zeros.astype("<i4"))
     out[:BLOCK_HEADER_BYTES] = np.concatenate([part.view(np.uint8) for part in header])

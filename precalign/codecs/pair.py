@@ -185,7 +185,7 @@ class CodedPair:
         due = self.joint.coded_tokens(self.n_tokens, self.shapes["keys"]) - before
         if due:
             self._coded = self.joint.extend(self._coded, held[0][:due], held[1][:due], self.shapes["keys"])
-        self._window = (held[0][due:], held[1][due:])
+        self._window = (held[0][due:].copy(), held[1][due:].copy())  # views would keep the coded tokens in memory
 
     @property
     def n_coded(self) -> int:

@@ -9,12 +9,15 @@ import numpy as np
 
 from precalign.codecs.ggml import BLOCK, GgmlCodec, farthest, get_half, put_half
 from precalign.codecs.packed import LANES, PackedRows, add_scaled, growth, put_dots
+from precalign.codecs.planed import PlanedRows, signed_magnitudes
 from precalign.jit import Array, inline, kernel
+from precalign.layouts import INT8
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from precalign.codecs.base import CacheShape
+    from precalign.formats import Format
 
 
 BLOCK_BYTES = 2 + BLOCK
@@ -72,7 +75,7 @@ def _sum(octets: Array, weights: Array, out: Array) -> None:
 
 
 @dataclass(frozen=True)
-class Q8_0(GgmlCodec, PackedRows):  # noqa: N801 - the format's name
+class Q8_0(GgmlCodec, PackedRows, PlanedRows):  # noqa: N801 - the format's name
     """d = max |x| / 127 kept as binary16; code = roundf(x / d) with the unrounded d."""
 
     name = "q8_0"
@@ -103,3 +106,19 @@ class Q8_0(GgmlCodec, PackedRows):  # noqa: N801 - the format's name
     def packed_error(self, shape: CacheShape) -> float:
         """Return what the sum over channels rounds."""
         return growth(shape.head_dim + 8)
+
+    @property
+    def element(self) -> Format:
+        """Integers."""
+        return INT8
+
+    def take_apart(self, octets: NDArray[np.uint8], head_dim: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return codes, and the binary16 scales of the blocks."""
+        blocks = octets.reshape(len(octets), -1, BLOCK_BYTES)
+        codes = signed_magnitudes(np.ascontiguousarray(blocks[:, :, 2:]))
+        return codes.reshape(len(octets), head_dim), blocks[:, :, :2].reshape(len(octets), -1)
+
+    def row_scales(self, beside: NDArray[np.uint8], header: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return d of each block."""
+        del header
+        return np.ascontiguousarray(beside).view("<f2").astype(np.float32)

@@ -82,7 +82,7 @@ class CodedCache:
             if self._header is None:
                 self._header = self.codec.start(held[:due], self.shape)
             self._coded.append(self.codec.encode(held[:due], self._header, self.shape))
-        self._window = held[due:]
+        self._window = held[due:].copy()  # a view would keep the coded tokens in memory
 
     def decode(self) -> NDArray[np.float32]:
         """Return what is kept, (n_tokens, n_kv_heads, head_dim); of bytes that no encoder made, infinities and NaNs too."""

@@ -8,17 +8,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from precalign.codecs.base import CacheShape, RowCodec
+from precalign.codecs.planed import PlanedRows, signed_magnitudes
 from precalign.formats import E4M3FN
 from precalign.formats.codes import value_table
+from precalign.layouts import INT8
 from precalign.rounding import encode
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from precalign.formats import Format
+
 SCALE_BYTES = 4
 
 
-class _Token8(RowCodec):
+class _Token8(RowCodec, PlanedRows):
     """scale = max |x| / largest; rows of head_dim codes and the scale."""
 
     def row_bytes(self, head_dim: int) -> int:
@@ -33,6 +37,15 @@ class _Token8(RowCodec):
         out[:, -SCALE_BYTES:] = scales.astype("<f4").view(np.uint8)
         return rows / scales, out
 
+    def take_apart(self, octets: NDArray[np.uint8], head_dim: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return codes as they are stored, and the scales."""
+        return octets[:, :head_dim], octets[:, head_dim:]
+
+    def row_scales(self, beside: NDArray[np.uint8], header: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the scale of each row."""
+        del header
+        return self._scales(beside)
+
     @staticmethod
     def _scales(octets: NDArray[np.uint8]) -> NDArray[np.float32]:
         return np.ascontiguousarray(octets[:, -SCALE_BYTES:]).view("<f4")
@@ -44,6 +57,16 @@ class Int8Token(_Token8):
 
     name = "int8-token"
     source = "engines (int8 per token and head)"
+
+    @property
+    def element(self) -> Format:
+        """Integers."""
+        return INT8
+
+    def take_apart(self, octets: NDArray[np.uint8], head_dim: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return codes as sign and magnitude, and the scales."""
+        codes, beside = super().take_apart(octets, head_dim)
+        return signed_magnitudes(np.ascontiguousarray(codes)), beside
 
     def encode_rows(self, rows: NDArray[np.float32], header: NDArray[np.uint8], shape: CacheShape) -> NDArray[np.uint8]:
         """Return codes and scale."""
@@ -67,6 +90,11 @@ class Fp8Token(_Token8):
 
     name = "fp8-token"
     source = "engines (fp8 per token and head)"
+
+    @property
+    def element(self) -> Format:
+        """e4m3fn."""
+        return E4M3FN
 
     def encode_rows(self, rows: NDArray[np.float32], header: NDArray[np.uint8], shape: CacheShape) -> NDArray[np.uint8]:
         """Return codes and scale."""

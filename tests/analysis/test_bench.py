@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import small_dump
 
-from precalign.analysis.benchmarks import analyze, memory, numpy_peer
+from precalign.analysis.benchmarks import analyze, codecs, memory, numpy_peer
 from precalign.analysis.benchmarks.equality import compare
 from precalign.analysis.benchmarks.synthetic_dump import Shape, write_dump
 from precalign.analysis.benchmarks.timing import Options
 from precalign.analysis.plan import Options as AnalyzeOptions
 from precalign.analysis.plan import make_plan
 from precalign.analysis.readers import open_dump
+from precalign.codecs import CODECS
+from precalign.codecs.packed import PackedCodec
 from precalign.errors import InputError
 
 
@@ -123,3 +125,26 @@ def test_a_synthetic_dump_reads_back(tmp_path):
     assert first.queries.shape == (2, 40, 8)
     rotated = (2 * 8 + 1) * 977 % 40  # the 18th head of the file
     assert np.array_equal(last.keys, np.roll(first.keys, -rotated, axis=0))
+
+
+def test_every_codec_is_timed_and_every_packed_form(monkeypatch):
+    monkeypatch.setattr(codecs, "N_KV_HEADS", 1)
+    found = codecs.run(Options(small=True, threads=1, repeats=1))
+    for what in ("encode", "decode"):
+        named = {row.contender for row in found.rows if row.case.startswith(what)}
+        assert {name for name in named if "," not in name} == {*CODECS, "copy"}
+    of_attention = {row.case.split(", ")[1]: row for row in found.rows if row.contender == "packed codes"}
+    assert set(of_attention) == {name for name, codec in CODECS.items() if issubclass(codec, PackedCodec)}
+    # q8_0: 34 bytes for 32 numbers, keys and values of 256 tokens of 128 channels; each read once.
+    assert of_attention["q8_0"].figures["read_mb"] == pytest.approx(2 * 256 * 128 * 34 / 32 / 1e6)
+    # fibquant: a norm and 32 indices a row, and on either side a rotation and a codebook of binary32.
+    fibquant = 2 * (256 * 34 + 4 * (128 * 128 + 256 * 4))
+    assert of_attention["fibquant"].figures["read_mb"] == pytest.approx(fibquant / 1e6)
+
+
+def test_a_wrong_packed_attention_is_not_timed(monkeypatch):
+    x = np.random.default_rng(0).standard_normal((64, 8, 128)).astype(np.float16).astype(np.float32)
+    true = codecs.attend
+    monkeypatch.setattr(codecs, "attend", lambda *given: true(*given) + np.float32(0.01))
+    with pytest.raises(AssertionError, match="attention over packed codes is"):
+        codecs._attention(x, x, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,12 +12,14 @@ import pytest
 import small_dump
 from safetensors.numpy import load_file
 
-from precalign.analysis.compare.contenders import ALL_CODECS, parse_contenders
-from precalign.analysis.compare.ranking import match, ranking
+from precalign.analysis.compare.contenders import ALL_CODECS, ALL_CONTENDERS, Contender, parse_contenders
+from precalign.analysis.compare.memory import encode_peak
+from precalign.analysis.compare.ranking import match, ranking, verdict
 from precalign.analysis.compare.schema import COLUMNS
 from precalign.cli.main import main
-from precalign.codecs import CODECS, CacheShape, CodedCache, CodedPair, get_codec
+from precalign.codecs import CODECS, CacheShape, CodedCache, CodedPair, RowCodec, get_codec
 from precalign.errors import UsageError
+from precalign.formats import BINARY16
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +30,13 @@ def dump(tmp_path_factory):
 @pytest.fixture(scope="module")
 def compared(dump, tmp_path_factory):
     target = tmp_path_factory.mktemp("compared") / "out"
-    names = ("kivi:group=16,window=16,bits=4", "packkv:window=0", "int8-token")
+    names = (
+        "kivi:group=16,window=16,bits=4",
+        "packkv:window=0",
+        "int8-token",
+        "int8-token/4|4/aligned-max",
+        "fp8/8/full",
+    )
     options = [text for name in names for text in ("--codecs", name)]
     mixed = ["--keys", "int8-token", "--keys", "none", "--values", "quanto:group=16,window=4"]
     assert main(["compare", str(dump), "-o", str(target), *options, *mixed, "--steps", "every:7", "--jobs", "1"]) == 0
@@ -81,6 +90,12 @@ def test_stored_bytes_are_those_that_come_out(compared, dump):
     keys, values = (tensors[f"layers.0.{side}"][0].transpose(1, 0, 2).astype(np.float32) for side in ("keys", "values"))
     for row in pq.read_table(compared / "compare.parquet").to_pylist():
         if row["layer"] or row["kind"] == "rule":
+            continue
+        if "/" in row["contender"]:
+            # Channels of keys in pages of 64 tokens; the last page is padded. int8-token has 4 bytes beside each row, fp8 4 for the layer.
+            beside = 4 if row["contender"].startswith("fp8") else 4 * 2 * small_dump.SEQ_LEN
+            pages = -(-small_dump.SEQ_LEN // 64) * 64
+            assert row["stored_bytes"] * 2 == 2 * 16 * (pages + small_dump.SEQ_LEN) + 2 * beside
             continue
         one, _, other = row["contender"].partition("+")
         codecs = [None if name == "none" else get_codec(name) for name in (one, other or one)]
@@ -162,7 +177,7 @@ def test_exempt_layers_stay_as_they_are(dump, tmp_path):
 
 def test_all_names_every_codec():
     assert {name.partition(":")[0] for name in ALL_CODECS} == set(CODECS)
-    assert len(parse_contenders(["all"], [], [])) == len(ALL_CODECS)
+    assert len(parse_contenders(["all"], [], [])) == len(ALL_CONTENDERS)
 
 
 @pytest.mark.parametrize(
@@ -173,6 +188,13 @@ def test_all_names_every_codec():
         (["--keys", "int8-token"], 2, "--keys and --values go together"),
         (["--keys", "packkv", "--values", "none"], 2, "codec packkv codes keys and values together"),
         (["--codecs", "int8-token", "--exempt-layers", "9"], 2, "there is no 9"),
+        (["--codecs", "int8-token/4|4"], 2, "write CODEC/PLANES/RULE"),
+        (["--codecs", "int8-token/5|4/full"], 2, "must add up to the 8 bits of int8, not 9"),
+        (["--codecs", "fp8/rebased:4|3/full"], 2, "exponents of codes are not rebased"),
+        (["--codecs", "int8-token/4|4/aligned-skip"], 2, "use the layout 4|4+skip"),
+        (["--codecs", "fp8/5|3/certified"], 2, "does not read codes of a codec"),
+        (["--codecs", "kivi/4|4/full"], 2, "its codes cannot be kept in planes"),
+        (["--codecs", "packkv/4|4/full"], 2, "only codecs that code row by row"),
         (["--codecs", "int8-token", "--rule", "nearest"], 2, "unknown rule 'nearest'"),
     ],
 )
@@ -193,3 +215,76 @@ def test_wrong_places(dump, compared, tmp_path, capsys):
     assert "has no queries" in capsys.readouterr().err
     with pytest.raises(UsageError, match=r"write bits=4\.5, error=0\.05 or moved=0\.3"):
         match([], "size=3")
+
+
+def test_a_codec_read_whole_by_a_rule_errs_as_the_codec(dump, tmp_path):
+    """Same numbers, same errors; the rule that reads less errs more (of rows this short it moves no fewer sectors)."""
+    specs = ("int8-token", "int8-token/8/full", "int8-token/4|4/aligned-max")
+    options = [text for name in specs for text in ("--codecs", name)]
+    assert main(["compare", str(dump), "-o", str(tmp_path / "o"), *options, "--steps", "every:7", "--no-report"]) == 0
+    table = pq.read_table(tmp_path / "o/compare.parquet").to_pylist()
+    plain, whole, part = ([row for row in table if row["contender"] == name] for name in specs)
+    for one, other, less in zip(plain, whole, part, strict=True):
+        assert other["kind"] == less["kind"] == "codec read by rule"
+        for name in (
+            "key_relative_error",
+            "value_cosine_mean",
+            "output_error_median",
+            "output_error_max",
+            "score_error_max",
+        ):
+            assert other[name] == pytest.approx(one[name], rel=1e-9)
+        assert less["key_relative_error"] == other["key_relative_error"]
+        assert less["output_error_median"] > other["output_error_median"]
+    exempt = [*options, "--exempt-layers", "0,1", "--steps", "last", "--no-report"]
+    assert main(["compare", str(dump), "-o", str(tmp_path / "e"), *exempt]) == 0
+    rows = pq.read_table(tmp_path / "e/compare.parquet").to_pylist()
+    assert {row["output_error_max"] for row in rows if row["contender"] in specs and row["layer"] < 2} == {0}
+
+
+@dataclass(frozen=True)
+class Wasteful(RowCodec):
+    """Keeps binary16, and holds ten times that while it encodes."""
+
+    name = "wasteful"
+    source = "this test"
+
+    def row_bytes(self, head_dim):
+        return 2 * head_dim
+
+    def encode_rows(self, rows, header, shape):
+        held = np.ones(20 * rows.size, np.uint8)
+        return rows.astype("<f2").view(np.uint8) if held.all() else None
+
+    def decode_rows(self, octets, header, shape):
+        return octets.view("<f2").astype(np.float32)
+
+
+def test_peak_memory_of_encoding_is_what_is_allocated():
+    x = np.ones((512, 2, 64), np.float32)
+    one = encode_peak(Contender("one", Wasteful(), None), x, x, BINARY16)
+    # Of keys alone, over keys and values: 10 for what is held, 2 for the tokens joined to the window, 1 for the result.
+    assert one == pytest.approx(13 / 2, rel=0.01)
+    both = encode_peak(Contender("both", Wasteful(), Wasteful()), x, x, BINARY16)
+    # While values are encoded, the keys' window is gone and their result is held.
+    assert both == pytest.approx((13 + 1) / 2, rel=0.01)
+    assert encode_peak(Contender("none", None, None), x, x, BINARY16) < 0.1
+
+
+def test_the_verdict_names_the_least_error_within_each_limit(compared):
+    rows = json.loads((compared / "summary.json").read_text())["contenders"]
+    assert all((row["encode_peak"] is None) == (row["kind"] == "rule") for row in rows)
+    for question, row in verdict(rows):
+        if question.startswith("store at most"):
+            limit = float(question.split()[3])
+            assert row["output_error_median"] == min(
+                r["output_error_median"] for r in rows if r["bits_per_number"] <= limit
+            )
+        elif question.startswith("move at most"):
+            limit = float(question.split()[3]) / 100
+            assert row["output_error_median"] == min(
+                r["output_error_median"] for r in rows if r["moved_share"] <= limit
+            )
+        else:
+            assert row["moved_share"] == min(r["moved_share"] for r in rows if r["kind"] == "rule")
+    assert verdict([]) == []

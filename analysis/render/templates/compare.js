@@ -1,7 +1,8 @@
 (function () {
   const data = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
-  const families = [...new Set(data.contenders.map((c) => c.contender.split(":")[0]))];
+  const family = (c) => c.contender.split(":")[0].split("/")[0] + (c.contender.includes("/") ? " in planes" : "");
+  const families = [...new Set(data.contenders.map(family))];
   const palette = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#7f3c8d", "#5c5c5c"];
   const symbols = ["circle", "square", "diamond", "triangle-up", "cross", "x", "pentagon", "hexagon"];
 
@@ -12,7 +13,7 @@
     const best = shown.filter((c) => !shown.some((o) => o !== c && o[cost] <= c[cost] && o[error] <= c[error] && (o[cost] < c[cost] || o[error] < c[error])));
     best.sort((a, b) => a[cost] - b[cost]);
     const traces = families.map((name, i) => {
-      const held = shown.filter((c) => c.contender.split(":")[0] === name);
+      const held = shown.filter((c) => family(c) === name);
       return {
         type: "scatter", mode: "markers", name, x: held.map(x), y: held.map((c) => c[error]),
         marker: { size: 10, color: palette[i % palette.length], symbol: symbols[Math.floor(i / palette.length) * 3 % symbols.length + (held.length && held[0].kind === "rule" ? 1 : 0)] },
@@ -22,6 +23,11 @@
       };
     });
     traces.push({ type: "scatter", mode: "lines", name: "Pareto front", x: best.map(x), y: best.map((c) => c[error]), line: { shape: "hv", color: css("--ink"), width: 1.5 }, hoverinfo: "skip" });
+    // Nothing lies below and left of the front: the names of its points have room there.
+    traces.push({
+      type: "scatter", mode: "text", showlegend: false, hoverinfo: "skip", x: best.map(x), y: best.map((c) => c[error]), text: best.map((c) => c.contender + "  "),
+      textposition: "bottom left", textfont: { size: 10, color: css("--ink") },
+    });
     draw("front", traces, {
       xaxis: { title: { text: moved ? "bytes moved per step (% of the plain cache)" : "stored bits per number" }, rangemode: "tozero" },
       yaxis: { title: { text: "relative output error" }, type: "log", exponentformat: "power" },
