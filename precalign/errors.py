@@ -21,6 +21,8 @@ from typing import ClassVar
 
 MOST_LINE = 1000
 """Characters of a line of a message."""
+KEPT_END = 300
+"""Of a longer line, characters at its end that stay."""
 
 
 def escaped(text: str) -> str:
@@ -41,7 +43,12 @@ def harmless(text: str) -> str:
 
     A line break that no two blanks follow is escaped like other control characters: what an input holds cannot begin a line of its own.
     """
-    return "\n".join(shown(line, MOST_LINE) for line in re.split(r"\n(?=  )", text))
+    return "\n".join(_cut(escaped(line)) for line in re.split(r"\n(?=  )", text))
+
+
+def _cut(line: str) -> str:
+    """Take out the middle of an endless line: what is wrong stands behind the name of the file, however long that is."""
+    return line if len(line) <= MOST_LINE else f"{line[: MOST_LINE - KEPT_END - 1]}…{line[-KEPT_END:]}"
 
 
 class PrecalignError(Exception):

@@ -245,11 +245,14 @@ def test_an_interrupt_leaves_no_process_and_no_folder(tmp_path):
         text=True,
         env=os.environ | {"TMPDIR": str(tmp_path)},
     )
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("precalign-fuzz-*/cases")) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    time.sleep(2)
-    process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=30)
+    try:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("precalign-fuzz-*/cases")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(2)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=120)
+    finally:
+        process.kill()  # nothing where it has ended
     assert (process.returncode, told.strip()) == (130, "Interrupted.")
     assert list(tmp_path.iterdir()) == []

@@ -46,6 +46,7 @@ def test_escapes(text, expected):
 def test_long_text_is_cut():
     assert shown("x" * 500) == "x" * 199 + "…"
     assert len(str(InputError("x" * 10**6))) == MOST_LINE
+    assert str(InputError("x" * 10**6 + ": no such file")).endswith("xxx: no such file")
     assert harmless(harmless("a\x1b\n  b\rc")) == harmless("a\x1b\n  b\rc")
 
 

@@ -225,7 +225,7 @@ def test_the_command(tmp_path, capsys):
         (["{model}", "--text", "{tmp}/t.txt", "--dtype", "fp32"], 2, "stored in 16 bits"),
         (["{model}", "--text", "{tmp}/t.txt", "--compute", "fp64"], 2, "not understood"),
         (["{model}", "--token-ids", "{tmp}/big.npy"], 3, "token id 5000 is not one of the model's 4096"),
-        (["{model}", "--token-ids", "{tmp}/t.txt"], 3, "cannot be read as .npy"),
+        (["{model}", "--token-ids", "{tmp}/t.txt"], 3, "does not begin as a NumPy array does"),
     ],
 )
 def test_wrong_input_is_told(arguments, code, message, tmp_path, capsys):
