@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from precalign.analysis.benchmarks import BENCHMARKS
 from precalign.analysis.benchmarks.timing import Benchmark, Options, machine
-from precalign.errors import InputError, UnavailableError
+from precalign.errors import InputError, UnavailableError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,10 +118,10 @@ def read(path: Path) -> dict[tuple[str, str, str], dict[str, Any]]:
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: {error}", hint="expected a record written by `precalign bench -o`") from error
     schema = data.get("schema") if isinstance(data, dict) else None
-    if schema not in {ONE_SCHEMA, SCHEMA}:
-        raise InputError(f"{path}: expected the schema {SCHEMA} or {ONE_SCHEMA}, got {schema!r}")
-    held = [data] if schema == ONE_SCHEMA else data["benchmarks"]
+    if schema not in (ONE_SCHEMA, SCHEMA):  # a list or a table cannot be looked up in a set
+        raise InputError(f"{path}: expected the schema {SCHEMA} or {ONE_SCHEMA}, got {shown(schema)}")
     try:
+        held = [data] if schema == ONE_SCHEMA else data["benchmarks"]
         return {(b["name"], row["case"], row["contender"]): row for b in held for row in b["rows"]}
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: a benchmark without its name or rows ({error!r})") from error

@@ -113,7 +113,7 @@ def open_stored(path: Path) -> Stored:
     schema = summary.get("schema")
     if schema == SET_SCHEMA:
         return _open_set(path, summary)
-    if schema not in SINGLE:
+    if not isinstance(schema, str) or schema not in SINGLE:
         raise InputError(
             f"{printable(path / SUMMARY_FILE)}: expected one of the forms {', '.join([*SINGLE, SET_SCHEMA])}, got {printable(schema)!r}",
             hint="it was written by another version, or holds no tables",

@@ -118,6 +118,8 @@ def test_records_are_compared_row_by_row(tmp_path):
     [
         ("{", "Expecting"),
         ("[]", "expected the schema precalign.benchmarks/1"),
+        ('{"schema": ["precalign.benchmarks/1"]}', "expected the schema precalign.benchmarks/1"),
+        ('{"schema": "precalign.benchmarks/1"}', "without its name or rows"),
         ('{"schema": "precalign.benchmark/1", "name": "numerics", "rows": [{}]}', "without its name or rows"),
         ('{"schema": "precalign.benchmarks/1", "benchmarks": []}', "none of its rows was measured again"),
     ],

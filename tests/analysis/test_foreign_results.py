@@ -65,6 +65,13 @@ def test_a_summary_of_something_else(result, capsys, edit, form):
         assert "Traceback" not in told
 
 
+@pytest.mark.parametrize("schema", [["precalign.analyze/1"], {}, 7, None])
+def test_a_schema_that_is_no_text(result, schema):
+    change(result, lambda s: s.update(schema=schema))
+    with pytest.raises(InputError, match="expected one of the forms"):
+        open_stored(result)
+
+
 def test_the_cause_is_one_debug_away(result):
     change(result, EDITS["no rules"])
     with pytest.raises(InputError, match="KeyError: 'rules'") as caught:
