@@ -34,7 +34,7 @@ def escaped(text: str) -> str:
 
 def shown(what: object, limit: int = 200) -> str:
     """Return what an input holds as a message may show it: in one line, escaped, not endless."""
-    text = escaped(str(what))
+    text = escaped(str(what)[: limit + 1])  # no character becomes less than one
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from typing import Any, NoReturn
 
 
@@ -33,9 +34,14 @@ def _finite(text: str) -> float:
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+    if (twice := repeated_name(pairs)) is not None:
         raise ValueError(f"{twice[:100]!r} stands twice")
-    return table
+    return dict(pairs)
+
+
+def repeated_name(pairs: list[tuple[str, Any]]) -> str | None:
+    """Return the first name of an object that stands in it twice, None if none does."""
+    if len({name for name, _ in pairs}) == len(pairs):
+        return None
+    counts = Counter(name for name, _ in pairs)
+    return next(name for name, count in counts.items() if count > 1)

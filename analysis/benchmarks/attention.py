@@ -133,10 +133,13 @@ def _case(case: Case, options: Options) -> tuple[list[Row], list[str]]:
     checks += check_outputs(str(case), twin.attend(queries), torch, keys, values, queries, case.fmt, float(twin.scale))
 
     contenders: dict[str, Callable[[], object]] = {MEMORY: read_bandwidth(twin, options.threads)}
-    contenders |= {name: partial(cache.attend, queries) for name, cache in caches.items()}
+    attending: dict[str, Callable[[], object]] = {
+        name: partial(cache.attend, queries) for name, cache in caches.items()
+    }
+    contenders |= attending
     seconds = interleave(contenders | torch, options.repeats, at_most_s=SECONDS_EACH)
     read = {name: cache.statistics()["bytes"] for name, cache in caches.items()}
-    hot = _arithmetic(caches, queries, options.repeats)
+    hot = _arithmetic(attending, (twin, planes), options.repeats)
     fastest = min(torch, key=lambda name: statistics.median(seconds[name]), default=None)
     sdpa = next((name for name in torch if name == f"torch sdpa, {case.fmt.name}"), None)
 
@@ -159,21 +162,21 @@ def _times_faster(seconds: dict[str, list[float]], name: str, other: str) -> flo
     return statistics.median(theirs / own for own, theirs in zip(seconds[name], seconds[other], strict=False))
 
 
-def _arithmetic(caches: dict[str, CpuPlaneCache], queries: NDArray[Any], repeats: int) -> dict[str, float]:
+def _arithmetic(
+    attending: dict[str, Callable[[], object]], stores: tuple[CpuPlaneCache, ...], repeats: int
+) -> dict[str, float]:
     """Return the best seconds of each contender with all pages of a sequence mapped to the same few.
 
     Every operation is done as often as before, but keys and values come from the second-level cache: what is left is arithmetic, and
     scores and probabilities on their way between the phases.
     """
-    table = caches[TWIN].buffer("block_table"), caches["all 16 bits"].buffer("block_table")
-    held = [part.copy() for part in table]
-    for part in table:
-        part[:] = part % HOT_PAGES
-    seconds = interleave(
-        {name: partial(cache.attend, queries) for name, cache in caches.items()}, repeats, at_most_s=SECONDS_EACH
-    )
-    for part, before in zip(table, held, strict=True):
-        part[:] = before
+    tables = [cache.buffer("block_table") for cache in stores]  # that of planes is shared by all that follow it
+    held = [table.copy() for table in tables]
+    for table in tables:
+        table[:] = table % HOT_PAGES
+    seconds = interleave(attending, repeats, at_most_s=SECONDS_EACH)
+    for table, before in zip(tables, held, strict=True):
+        table[:] = before
     return {name: min(times) for name, times in seconds.items()}
 
 

@@ -161,18 +161,26 @@ def measure(data: LayerData, contender: Contender) -> list[dict[str, Any]]:
     held = hold(data, contender)
     n_kv_heads = data.keys.shape[1]
     sizes = {f"{side[:-1]}_bits_per_number": 8 * held.nbytes[side] / data.keys.size for side in held.nbytes}
-    common = {
+    stored, moved = sum(held.nbytes.values()) / n_kv_heads, float(held.moved.mean()) / n_kv_heads
+    common = _sizes(data, contender, "codec", sizes, stored, moved)
+    return [common | {"kv_head": head} | _errors(data, held, head) for head in range(n_kv_heads)]
+
+
+def _sizes(
+    data: LayerData, contender: Contender, kind: str, bits: dict[str, float], stored_bytes: float, moved_bytes: float
+) -> dict[str, Any]:
+    """Return the columns that say what a kv head stores and moves a step; `bits` are bits per number of keys and of values."""
+    return {
         "contender": contender.name,
-        "kind": "codec",
+        "kind": kind,
         "layer": data.layer,
         "n_steps": len(data.steps),
-        **sizes,
-        "bits_per_number": sum(sizes.values()) / 2,
-        "stored_bytes": sum(held.nbytes.values()) / n_kv_heads,
-        "moved_bytes_per_step": float(held.moved.mean()) / n_kv_heads,
+        **bits,
+        "bits_per_number": sum(bits.values()) / 2,
+        "stored_bytes": stored_bytes,
+        "moved_bytes_per_step": moved_bytes,
         "full_bytes_per_step": data.full_bytes_per_step,
     }
-    return [common | {"kv_head": head} | _errors(data, held, head) for head in range(n_kv_heads)]
 
 
 def _measure_planed(data: LayerData, contender: Contender) -> list[dict[str, Any]]:
@@ -197,23 +205,13 @@ def _measure_planed(data: LayerData, contender: Contender) -> list[dict[str, Any
             query_bits=data.query_format.total_bits,
         )
         stored = {"key": keys.nbytes, "value": values.nbytes}
-        once = {f"{side[:-1]}": sides[side][0].header.size / n_kv_heads for side in tokens}
+        once = {side[:-1]: sides[side][0].header.size / n_kv_heads for side in tokens}
         sizes = {side: stored[side] + once[side] for side in stored}
         bits = {f"{side}_bits_per_number": 8 * n_kv_heads * size / data.keys.size for side, size in sizes.items()}
         full = len(reading.layout.levels) - 1
         rows.append(
-            {
-                "contender": contender.name,
-                "kind": "codec read by rule",
-                "layer": data.layer,
-                "kv_head": head,
-                "n_steps": len(data.steps),
-                **bits,
-                "bits_per_number": sum(bits.values()) / 2,
-                "stored_bytes": sum(sizes.values()),
-                "moved_bytes_per_step": float(found.moved.mean()),
-                "full_bytes_per_step": data.full_bytes_per_step,
-            }
+            _sizes(data, contender, "codec read by rule", bits, sum(sizes.values()), float(found.moved.mean()))
+            | {"kv_head": head}
             | _tensor_errors("key", data.keys[:, head].astype(np.float64), keys.numbers(full).astype(np.float64))
             | _tensor_errors("value", data.values[:, head].astype(np.float64), values.numbers(full).astype(np.float64))
             | summarise(errors_of((found.scores, found.outputs), data.exact[head], data.steps))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from precalign.analysis.readers.base import printable
 from precalign.errors import InputError, UnavailableError
@@ -76,7 +76,7 @@ class Remote:
 Place = Path | Remote
 
 
-def is_folder(place: Place) -> bool:
+def is_folder(place: Place) -> TypeGuard[Path]:
     """Whether it is a folder on this machine; what lies behind a URL is an object."""
     return not isinstance(place, Remote) and place.is_dir()
 

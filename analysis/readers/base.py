@@ -8,7 +8,8 @@ from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from precalign.decode.codes import BYTE_FORMATS
-from precalign.errors import InputError
+from precalign.errors import MOST_LINE, InputError
+from precalign.errors import shown as as_shown
 from precalign.formats import BFLOAT16, BINARY16, BINARY32, Format
 
 if TYPE_CHECKING:
@@ -27,14 +28,12 @@ def printable(name: object, limit: int = 100) -> str:
 
     Names in a dump are somebody else's bytes; a terminal must not obey them.
     """
-    start = str(name)[: limit + 1]  # no character becomes less than one
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in start)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return as_shown(name, limit)
 
 
 def shown(place: object) -> str:
     """Return a path or URL as it may be shown, whole unless it is absurdly long."""
-    return printable(place, limit=1000)
+    return as_shown(place, MOST_LINE)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from precalign.analysis.readers.address import Remote
+from precalign.analysis.readers.address import is_folder
 from precalign.analysis.readers.base import Reader, StoredTensor, TensorFile, damaged, in_turn, printable
 from precalign.analysis.readers.inflate import Marks
 from precalign.analysis.readers.numpy_header import MAX_HEADER_BYTES, NPY_MAGIC, PREFIX_BYTES, read_header
@@ -25,13 +25,13 @@ class NumpyReader(Reader):
 
     def recognises(self, path: Place, start: bytes) -> bool:
         """NumPy's magic; a zip with the suffix .npz; a folder that holds .npy files."""
-        if not isinstance(path, Remote) and path.is_dir():
+        if is_folder(path):
             return any(path.glob("*.npy"))
         return start.startswith(NPY_MAGIC) or path.suffix in {".npy", ".npz"}
 
     def open(self, path: Place) -> TensorFile:
         """Read headers; arrays are read by ranges, and unpacked by pieces where they are compressed."""
-        if not isinstance(path, Remote) and path.is_dir():
+        if is_folder(path):
             return _open_folder(path)
         return _open_npz(path) if path.suffix == ".npz" else _open_npy(path)
 

@@ -7,7 +7,6 @@ reason, and before anything it claims is believed.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 from os.path import isfile
@@ -30,6 +29,7 @@ from precalign.analysis.readers.base import (
 from precalign.analysis.readers.ranges import RangedFile, opened
 from precalign.errors import InputError
 from precalign.formats import BFLOAT16, BINARY16, BINARY32, E4M3FN, E4M3FNUZ, E5M2, E5M2FNUZ
+from precalign.strict_json import repeated_name
 
 if TYPE_CHECKING:
     from precalign.formats import Format
@@ -186,12 +186,9 @@ def _header(path: Place, file: RangedFile) -> tuple[dict[str, Any], int]:
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        counts = Counter(name for name, _ in pairs)
-        twice = next(name for name, count in counts.items() if count > 1)
+    if (twice := repeated_name(pairs)) is not None:
         raise ValueError(f"{printable(twice)} stands twice")
-    return table
+    return dict(pairs)
 
 
 def _tensor(path: Place, file: RangedFile, name: str, entry: Any, data_start: int) -> StoredTensor:  # noqa: ANN401 - unchecked JSON

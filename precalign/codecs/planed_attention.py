@@ -19,10 +19,13 @@ from precalign.rules.static import Static
 from precalign.traffic import StepTraffic, step_traffic
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from precalign.codecs.planed import PlanedHead
     from precalign.inputs import Steps
+    from precalign.layouts import Layout
 
 RULES = (AlignedKV, AlignedMax, Full, Online, Static)
 """Rules that go by exponents alone (`aligned-skip` is an `AlignedMax`); the proofs of the others are of floats without scales."""
@@ -110,7 +113,8 @@ def planed_steps(
         beside_bytes=np.zeros(n_steps, np.int64),
     )
     key_levels = rule.key_levels(key_view)
-    scores = _scores(queries.astype(np.float64), keys, key_levels) * scale
+    wide = queries.astype(np.float64)
+    scores = _sum_by_level(wide, key_levels, layout, seq_len, lambda level: keys.numbers(level).T) * scale
     scores[:, ~seen_tokens(steps, seq_len)] = -np.inf
     probs = softmax(scores)
     value_view = ValueView(
@@ -131,26 +135,23 @@ def planed_steps(
     traffic = _traffic(rule, keys, values, key_levels, value_levels, prepass, group, steps, query_bits)
     moved = (traffic.keys + traffic.values + traffic.metadata + traffic.prepass).sectors
     moved = 32 * (moved + (keys.beside_transfer(steps) + values.beside_transfer(steps)).sectors)
-    return PlanedSteps(scores, _outputs(probs, values, value_levels), key_levels, value_levels, moved)
+    outputs = _sum_by_level(probs, value_levels, values.layout, values.scales.shape[1], values.numbers)
+    return PlanedSteps(scores, outputs, key_levels, value_levels, moved)
 
 
-def _scores(queries: NDArray[np.float64], keys: PlanedHead, levels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return q . k, each channel of each step at its level."""
-    out = np.zeros((*queries.shape[:2], len(keys.beside)))
-    for level in range(keys.layout.first_read, len(keys.layout.levels)):
+def _sum_by_level(
+    rows: NDArray[np.float64],
+    levels: NDArray[np.uint8],
+    layout: Layout,
+    n_columns: int,
+    columns: Callable[[int], NDArray[np.float32]],
+) -> NDArray[np.float64]:
+    """Return rows (group, n_steps, n) times columns (n, n_columns), each of the n as it reads at its level (n_steps, n); what is skipped takes no part."""
+    out = np.zeros((*rows.shape[:2], n_columns))
+    for level in range(layout.first_read, len(layout.levels)):
         chosen = levels == level
         if chosen.any():
-            out += multiply(np.where(chosen, queries, 0), keys.numbers(level).astype(np.float64).T)
-    return out
-
-
-def _outputs(probs: NDArray[np.float64], values: PlanedHead, levels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return sum_t p_t v_t, each token of each step at its level; a skipped token takes no part."""
-    out = np.zeros((*probs.shape[:2], values.scales.shape[1]))
-    for level in range(values.layout.first_read, len(values.layout.levels)):
-        chosen = levels == level
-        if chosen.any():
-            out += multiply(np.where(chosen, probs, 0), values.numbers(level).astype(np.float64))
+            out += multiply(np.where(chosen, rows, 0), columns(level).astype(np.float64))
     return out
 
 
